@@ -1,0 +1,29 @@
+"""Names of the AnnData and SpatialData slots that stpath reads and writes, in one place."""
+
+from __future__ import annotations
+
+# obs
+CELL_ID = "cell_id"  # id of the cell in its own section
+SECTION = "section"
+PATIENT = "patient"
+ORGAN = "organ"
+LABEL = "label"  # super-class name, or UNKNOWN
+FINE_LABEL = "fine_label"  # finer marker set that gave the label, or UNKNOWN
+CONFIDENCE = "confidence"  # 0 to 1
+EVIDENCE = "evidence"  # the marker genes that spoke for the label, comma separated
+TOTAL_COUNTS = "total_counts"
+
+UNKNOWN = "unknown"
+
+# layers, obsm, uns
+COUNTS = "counts"  # layers: raw counts, integers
+SPATIAL = "spatial"  # obsm: (N, 2) x, y in um
+SCORES = "marker_scores"  # obsm: (N, n_super_classes)
+NEIGHBOURS = "expression_neighbours"  # obsm: (N, k) row numbers
+
+# elements of an exported SpatialData object
+SD_IMAGE = "he_image"
+SD_LABELS = "nuclei_mask"
+SD_NUCLEI = "nuclei"
+SD_TABLE = "table"
+SD_FRAME = "um"  # coordinate system in um
