@@ -1,0 +1,52 @@
+"""runs/latest: the merge of the newest successful runs, computed from the run folders each time, so that it heals itself.
+
+A run is told apart by its notebook, data set, profile and the parameters given to it (seed and device aside): the newest of each kind
+counts, and where two kinds report the same key the newer one wins. Smoke runs, failed runs and runs of edited cells never enter.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stpath_core.manifest import read_json, write_json
+
+PART1 = ("10", "11", "12", "13")
+
+
+def merge(runs: Path) -> dict[str, Any]:
+    """Rewrite `<runs>/latest/metrics.json` and `sources.json`; returns the metrics."""
+    newest: dict[tuple[str, ...], dict[str, Any]] = {}
+    for manifest in sorted((read_json(p) for p in runs.glob("*/manifest.json")), key=lambda m: m.get("used", "")):
+        if manifest.get("status") == "complete" and manifest["profile"] != "smoke" and manifest.get("exact"):
+            given = {k: v for k, v in manifest["given"].items() if k not in ("seed", "device", "out", "data_dir")}
+            kind = (manifest["notebook"], manifest["dataset"], manifest["profile"], json.dumps(given, sort_keys=True))
+            newest.pop(kind, None)  # so that the newest is also the last one merged
+            newest[kind] = manifest
+    metrics: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for manifest in newest.values():
+        for key, value in read_json(runs / manifest["id"] / "metrics.json").items():
+            if manifest["dataset"] == "virtual" or names_data(key, manifest["dataset"]):
+                metrics[key], sources[key] = value, manifest["id"]
+    metrics |= _seconds(list(newest.values()), sources)
+    if metrics or (runs / "latest").exists():
+        write_json(runs / "latest" / "metrics.json", dict(sorted(metrics.items())))
+        write_json(runs / "latest" / "sources.json", dict(sorted(sources.items())))
+    return metrics
+
+
+def names_data(key: str, dataset: str) -> bool:
+    """Whether a key says that it comes from real data: it carries the data set's name, or the word real."""
+    words = key.replace("_", ".").split(".")
+    return dataset in key.split(".") or "real" in words
+
+
+def _seconds(manifests: list[dict[str, Any]], sources: dict[str, str]) -> dict[str, float]:
+    """part1.seconds: the summed wall time of the newest virtual cpu runs of notebooks 10 to 13, once all four exist."""
+    runs = {m["notebook"][:2]: m for m in manifests if m["dataset"] == "virtual" and m["profile"] == "cpu"}
+    if not all(number in runs for number in PART1):
+        return {}
+    sources["part1.seconds"] = ", ".join(runs[number]["id"] for number in PART1)
+    return {"part1.seconds": round(sum(runs[number]["seconds"] for number in PART1), 1)}

@@ -1,0 +1,150 @@
+"""Typed notebook parameters: what a parameters cell declares, what was given, what the profile fills in.
+
+A parameters cell holds only lines of the form `name: type = default   # meaning, unit`. The types are `str`, `int`, `float`, `bool`,
+`list[...]` of these, and any of them `| None`. `None` means "what the profile says": see `notebooks/params/<profile>.yaml`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from stpath_core.errors import InputError
+
+MANDATORY = {"dataset": str, "data_dir": str, "seed": int, "device": str, "profile": str, "out": str}
+_NAMES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "None": None}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell."""
+
+    name: str
+    kind: Any  # a type, `X | None`, or `list[X]`
+    default: Any
+    comment: str = ""
+
+    @property
+    def kind_name(self) -> str:
+        return self.kind.__name__ if isinstance(self.kind, type) and not typing.get_args(self.kind) else str(self.kind)
+
+
+def declared(source: str, *, where: str = "the parameters cell") -> dict[str, Parameter]:
+    """Read a parameters cell.
+
+    source : the text of the cell
+    where : how to call the cell in an error
+
+    Examples
+    --------
+    >>> declared("steps: int | None = None  # optimiser steps")["steps"].comment
+    'optimiser steps'
+    """
+    lines = source.splitlines()
+    found: dict[str, Parameter] = {}
+    for node in ast.parse(source).body:
+        text = lines[node.lineno - 1]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring says nothing to us
+            continue
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None):
+            msg = f"{where} holds {text!r}; every line must read `name: type = default  # meaning, unit`"
+            raise InputError(msg)
+        name, rest = node.target.id, lines[(node.end_lineno or node.lineno) - 1][node.end_col_offset :]
+        try:
+            kind = eval(compile(ast.Expression(node.annotation), where, "eval"), {"__builtins__": {}}, _NAMES)
+            default = ast.literal_eval(node.value)
+        except (NameError, TypeError, ValueError) as error:
+            msg = f"{where} holds {text!r}; use the types str, int, float, bool, list[...], `| None`, and a literal default"
+            raise InputError(msg) from error
+        parameter = Parameter(name, kind, None, rest.partition("#")[2].strip())
+        found[name] = Parameter(name, kind, checked(default, parameter, where=where), parameter.comment)
+    return found
+
+
+def checked(value: Any, parameter: Parameter, *, where: str = "") -> Any:
+    """Return `value` as the declared type (an integer passes for a float, a tuple for a list), or raise InputError."""
+    try:
+        return _as_kind(value, parameter.kind)
+    except TypeError:
+        place = f" of {where}" if where else ""
+        msg = f"parameter {parameter.name}{place} is {value!r} ({type(value).__name__}); it is declared as {parameter.kind_name}"
+        raise InputError(msg) from None
+
+
+def parsed(text: str, parameter: Parameter, *, where: str = "") -> Any:
+    """Read the text of `-p name=text` as the declared type: `3`, `0.5`, `true`, `none`, `[1, 2]` or `1,2`."""
+    kinds = _members(parameter.kind)
+    if types.NoneType in kinds and text.lower() in ("none", "null"):
+        return None
+    if str in kinds:
+        return text
+    value: Any = text
+    for kind in kinds:
+        if kind in (int, float):
+            try:
+                value = kind(text)
+                break
+            except ValueError:
+                continue
+        if kind is bool and text.lower() in ("true", "false"):
+            value = text.lower() == "true"
+        if typing.get_origin(kind) is list or kind is list:
+            value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+    return checked(value, parameter, where=where)
+
+
+def as_text(value: Any) -> str:
+    """Write a value so that `parsed` reads it back."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], *, where: str) -> None:
+    """Raise InputError when a name is not among the known ones, with the nearest one that is."""
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it declares {', '.join(known)}"
+            msg = f"unknown parameter {name}: {where} does not declare it; {hint}"
+            raise InputError(msg)
+
+
+def resolved(
+    parameters: Mapping[str, Parameter], given: Mapping[str, Any], profile_values: Mapping[str, Any], *, where: str
+) -> dict[str, Any]:
+    """All values of a notebook: given ones win, then what the profile says for those declared None, then defaults."""
+    refuse_unknown(given, parameters, where=where)
+    values = {name: p.default for name, p in parameters.items()}
+    values |= {name: checked(value, parameters[name], where=where) for name, value in profile_values.items()}
+    values |= {name: checked(given[name], parameters[name], where=where) for name in given if given[name] is not None}
+    return values
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    """`value` as `kind`, or TypeError."""
+    for member in _members(kind):
+        if member in (None, types.NoneType):
+            if value is None:
+                return None
+        elif typing.get_origin(member) is list or member is list:
+            if isinstance(value, list | tuple):
+                inner = typing.get_args(member)
+                return [_as_kind(item, inner[0]) if inner else item for item in value]
+        elif member is float:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+        elif isinstance(value, member) and (member is bool or not isinstance(value, bool)):
+            return value
+    raise TypeError

@@ -1,0 +1,125 @@
+"""Progress: a bar in a terminal or a notebook, a plain line now and then in a log, nothing when nobody asked.
+
+Library functions take `progress: Progress = quiet` and write `for tile in progress(tiles, label="tiles"):`. Pass `track` to see a bar.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TextIO, TypeVar
+
+T = TypeVar("T")
+PLAIN_EVERY_S = 15.0  # between two lines of a log
+BAR_EVERY_S = 0.2  # between two redraws
+
+
+class Progress(Protocol):
+    """What a `progress` argument is: `for item in progress(items, label="tiles", total=12): ...`."""
+
+    def __call__(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]: ...
+
+
+def quiet(items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]:
+    """Iterate and say nothing: the default of library functions."""
+    del label, total
+    yield from items
+
+
+def track(items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+    """Iterate and show how far.
+
+    items : anything iterable
+    label : what is being counted ("sections", "steps")
+    total : how many there are; taken from `len(items)` when it has one
+
+    Examples
+    --------
+    >>> list(track([1, 2], label="sections"))
+    [1, 2]
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    show = _shower(label, total)
+    begun = time.monotonic()
+    count = 0
+    try:
+        show(0, 0.0, False)
+        for item in items:
+            yield item
+            count += 1
+            show(count, time.monotonic() - begun, False)
+    finally:
+        show(count, time.monotonic() - begun, True)
+
+
+def describe(label: str, count: int, total: int | None, seconds: float) -> str:
+    """One line: `tiles 3 of 12, 4 s, 12 s to go`."""
+    line = f"{label} {count}" + (f" of {total}" if total else "") + f", {seconds:.0f} s"
+    if total and 0 < count < total:
+        line += f", {seconds / count * (total - count):.0f} s to go"
+    return line
+
+
+def _shower(label: str, total: int | None, stream: TextIO | None = None) -> Any:
+    stream = stream or sys.stderr
+    if _in_notebook():
+        return _NotebookBar(label, total)
+    return _TerminalBar(label, total, stream) if stream.isatty() else _PlainLines(label, total, stream)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class _PlainLines:
+    """For logs: a line when it ends, and one every PLAIN_EVERY_S before."""
+
+    def __init__(self, label: str, total: int | None, stream: TextIO) -> None:
+        self.label, self.total, self.stream = label, total, stream
+        self.last = time.monotonic()
+
+    def __call__(self, count: int, seconds: float, ended: bool) -> None:
+        if ended or time.monotonic() - self.last >= PLAIN_EVERY_S:
+            self.last = time.monotonic()
+            print(describe(self.label, count, self.total, seconds), file=self.stream, flush=True)
+
+
+class _TerminalBar:
+    """One line that is drawn over."""
+
+    def __init__(self, label: str, total: int | None, stream: TextIO) -> None:
+        self.label, self.total, self.stream = label, total, stream
+        self.last = 0.0
+
+    def __call__(self, count: int, seconds: float, ended: bool) -> None:
+        if ended or time.monotonic() - self.last >= BAR_EVERY_S:
+            self.last = time.monotonic()
+            filled = round(24 * count / self.total) if self.total else 0
+            bar = f"[{'#' * filled}{'.' * (24 - filled)}] " if self.total else ""
+            self.stream.write(f"\r\x1b[K{bar}{describe(self.label, count, self.total, seconds)}" + ("\n" if ended else ""))
+            self.stream.flush()
+
+
+class _NotebookBar:
+    """One output that is replaced, so that a saved notebook keeps a single line."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        from IPython.display import display
+
+        self.label, self.total = label, total
+        self.last = time.monotonic()
+        self.handle = display(self._bundle(0, 0.0), raw=True, display_id=True)
+
+    def _bundle(self, count: int, seconds: float) -> dict[str, str]:
+        line = describe(self.label, count, self.total, seconds)
+        bar = f'<progress value="{count}" max="{self.total}"></progress> ' if self.total and count < self.total else ""
+        return {"text/plain": line, "text/html": f"{bar}{line}"}
+
+    def __call__(self, count: int, seconds: float, ended: bool) -> None:
+        if self.handle and (ended or time.monotonic() - self.last >= BAR_EVERY_S):
+            self.last = time.monotonic()
+            self.handle.update(self._bundle(count, seconds), raw=True)
