@@ -1,7 +1,8 @@
-"""runs/latest: the merge of the newest successful runs, computed from the run folders each time, so that it heals itself.
+"""runs/latest: the merge of the newest successful runs, computed afresh from the run folders each time.
 
-A run is told apart by its notebook, data set, profile and the parameters given to it (seed and device aside): the newest of each kind
-counts, and where two kinds report the same key the newer one wins. Smoke runs, failed runs and runs of edited cells never enter.
+A run is told apart by its notebook, data set, profile and the parameters given to it (seed and device aside): the
+newest of each kind counts, and where two kinds report the same key the newer one wins. Smoke runs, failed runs and
+runs of edited cells never enter.
 """
 
 from __future__ import annotations

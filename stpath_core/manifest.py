@@ -15,8 +15,8 @@ from typing import Any
 from stpath_core.io.files import atomic_path
 
 PACKAGES = (
-    "numpy", "scipy", "pandas", "torch", "torchvision", "timm", "scanpy", "anndata", "squidpy", "spatialdata", "spatialdata-io",
-    "scikit-image", "scikit-learn", "h5py", "safetensors", "tifffile", "matplotlib", "papermill", "jupytext",
+    "numpy", "scipy", "pandas", "torch", "torchvision", "timm", "scanpy", "anndata", "squidpy", "spatialdata",
+    "spatialdata-io",    "scikit-image", "scikit-learn", "h5py", "safetensors", "tifffile", "matplotlib", "papermill", "jupytext",
 )  # fmt: skip
 
 
@@ -53,7 +53,10 @@ def git_revision(folder: Path) -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        return {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return {}
 

@@ -1,7 +1,8 @@
 """Typed notebook parameters: what a parameters cell declares, what was given, what the profile fills in.
 
-A parameters cell holds only lines of the form `name: type = default   # meaning, unit`. The types are `str`, `int`, `float`, `bool`,
-`list[...]` of these, and any of them `| None`. `None` means "what the profile says": see `notebooks/params/<profile>.yaml`.
+A parameters cell holds only lines of the form `name: type = default   # meaning, unit`. The types are `str`, `int`,
+`float`, `bool`, `list[...]` of these, and any of them `| None`. `None` means "what the profile says": see
+`notebooks/params/<profile>.yaml`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def declared(source: str, *, where: str = "the parameters cell") -> dict[str, Pa
             kind = eval(compile(ast.Expression(node.annotation), where, "eval"), {"__builtins__": {}}, _NAMES)
             default = ast.literal_eval(node.value)
         except (NameError, TypeError, ValueError) as error:
-            msg = f"{where} holds {text!r}; use the types str, int, float, bool, list[...], `| None`, and a literal default"
+            msg = f"{where} holds {text!r}; types are str, int, float, bool, list[...], `| None`; defaults are literals"
             raise InputError(msg) from error
         parameter = Parameter(name, kind, None, rest.partition("#")[2].strip())
         found[name] = Parameter(name, kind, checked(default, parameter, where=where), parameter.comment)
@@ -75,7 +76,7 @@ def checked(value: Any, parameter: Parameter, *, where: str = "") -> Any:
         return _as_kind(value, parameter.kind)
     except TypeError:
         place = f" of {where}" if where else ""
-        msg = f"parameter {parameter.name}{place} is {value!r} ({type(value).__name__}); it is declared as {parameter.kind_name}"
+        msg = f"parameter {parameter.name}{place} is {value!r} ({type(value).__name__}); declared is {parameter.kind_name}"
         raise InputError(msg) from None
 
 

@@ -1,6 +1,7 @@
 """Progress: a bar in a terminal or a notebook, a plain line now and then in a log, nothing when nobody asked.
 
-Library functions take `progress: Progress = quiet` and write `for tile in progress(tiles, label="tiles"):`. Pass `track` to see a bar.
+Library functions take `progress: Progress = quiet` and write `for tile in progress(tiles, label="tiles"):`. Pass
+`track` to see a bar.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ def track(items: Iterable[T], *, label: str, total: int | None = None) -> Iterat
     begun = time.monotonic()
     count = 0
     try:
-        show(0, 0.0, False)
+        show(0, 0.0)
         for item in items:
             yield item
             count += 1
-            show(count, time.monotonic() - begun, False)
+            show(count, time.monotonic() - begun)
     finally:
-        show(count, time.monotonic() - begun, True)
+        show(count, time.monotonic() - begun, ended=True)
 
 
 def describe(label: str, count: int, total: int | None, seconds: float) -> str:
@@ -82,7 +83,7 @@ class _PlainLines:
         self.label, self.total, self.stream = label, total, stream
         self.last = time.monotonic()
 
-    def __call__(self, count: int, seconds: float, ended: bool) -> None:
+    def __call__(self, count: int, seconds: float, *, ended: bool = False) -> None:
         if ended or time.monotonic() - self.last >= PLAIN_EVERY_S:
             self.last = time.monotonic()
             print(describe(self.label, count, self.total, seconds), file=self.stream, flush=True)
@@ -95,12 +96,14 @@ class _TerminalBar:
         self.label, self.total, self.stream = label, total, stream
         self.last = 0.0
 
-    def __call__(self, count: int, seconds: float, ended: bool) -> None:
+    def __call__(self, count: int, seconds: float, *, ended: bool = False) -> None:
         if ended or time.monotonic() - self.last >= BAR_EVERY_S:
             self.last = time.monotonic()
             filled = round(24 * count / self.total) if self.total else 0
             bar = f"[{'#' * filled}{'.' * (24 - filled)}] " if self.total else ""
-            self.stream.write(f"\r\x1b[K{bar}{describe(self.label, count, self.total, seconds)}" + ("\n" if ended else ""))
+            self.stream.write(
+                f"\r\x1b[K{bar}{describe(self.label, count, self.total, seconds)}" + ("\n" if ended else "")
+            )
             self.stream.flush()
 
 
@@ -119,7 +122,7 @@ class _NotebookBar:
         bar = f'<progress value="{count}" max="{self.total}"></progress> ' if self.total and count < self.total else ""
         return {"text/plain": line, "text/html": f"{bar}{line}"}
 
-    def __call__(self, count: int, seconds: float, ended: bool) -> None:
+    def __call__(self, count: int, seconds: float, *, ended: bool = False) -> None:
         if self.handle and (ended or time.monotonic() - self.last >= BAR_EVERY_S):
             self.last = time.monotonic()
             self.handle.update(self._bundle(count, seconds), raw=True)

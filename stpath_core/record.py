@@ -80,8 +80,9 @@ class Run:
     def inputs(self, name: str, **changes: Any) -> Path:
         """The folder of another notebook's outputs, for the same data set, seed, profile and shared parameters.
 
-        The notebook is run first when its outputs are missing. `changes` replaces values: `run.inputs("11_nuclei_train", dataset="virtual",
-        data_dir="")` asks for the network trained on the virtual tissue whatever this notebook runs on.
+        The notebook is run first when its outputs are missing. `changes` replaces values:
+        `run.inputs("11_nuclei_train", dataset="virtual", data_dir="")` asks for the network trained on the virtual
+        tissue whatever this notebook runs on.
         """
         other = stages.find_notebook(name)
         if other.name not in self.notebook.needs:
@@ -107,7 +108,7 @@ class Run:
         figure.savefig(path, dpi=110, bbox_inches="tight")
 
     def done(self) -> None:
-        """End the run: outputs to their place, metrics.json and manifest.json written, runs/latest brought up to date."""
+        """End the run: outputs to their place, metrics.json and manifest.json written, runs/latest merged."""
         exact = session.as_written(self.notebook)
         outputs, final = stages.fingerprint(self.stage), stages.stage_folder(self.notebook, self.key)
         record = {"notebook": self.name, "run": self.folder.name, "exact": exact, "finished": _now()}
@@ -118,10 +119,14 @@ class Run:
                 manifest.write_json(aside / stages.MARKER, record)
         shutil.rmtree(self.stage.parent, ignore_errors=True)
         self.stage = final
-        self._write(status="complete", exact=exact, outputs=outputs, finished=record["finished"], used=record["finished"])
+        self._write(
+            status="complete", exact=exact, outputs=outputs, finished=record["finished"], used=record["finished"]
+        )
         latest.merge(self.folder.parent)
         if not exact:
-            print(f"Recorded in {_shown(self.folder)}, but not merged: the cells that ran differ from notebooks/{self.name}.py.")
+            print(
+                f"Recorded in {_shown(self.folder)}, not merged: other cells ran than those of notebooks/{self.name}.py."
+            )
 
     def _make(self, other: stages.Notebook, values: dict[str, Any]) -> None:
         """Run another notebook in a process of its own."""
@@ -130,7 +135,9 @@ class Run:
         words += [w for k, v in values.items() if k != "out" for w in ("-p", f"{k}={as_text(v)}")]
         environment = {k: v for k, v in os.environ.items() if k != FOLDER_VARIABLE}
         environment[GIVEN_VARIABLE] = json.dumps(self.given)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+        )
         begun = time.monotonic()
         result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
         if result.returncode:
@@ -163,8 +170,8 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     name : the notebook, as its file is called without the ending
     variables : the notebook's `globals()`; resolved values are written back into it
 
-    Raises InputError for a parameter that the notebook does not declare, a wrong type, an unknown profile, or a data set that the
-    notebook cannot serve.
+    Raises InputError for a parameter that the notebook does not declare, a wrong type, an unknown profile, or a data
+    set that the notebook cannot serve.
     """
     global _current
     notebook = stages.find_notebook(name)
@@ -182,8 +189,8 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     folder = _open_folder(notebook, values)
     _current = Run(notebook.name, key, values, given, folder, _open_stage(notebook, key), notebook)
     content = {
-        "id": folder.name, "notebook": notebook.name, "dataset": values["dataset"], "profile": values["profile"], "seed": values["seed"],
-        "status": "running", "begun": _now(), "parameters": values, "given": given, "stage": key,
+        "id": folder.name, "notebook": notebook.name, "dataset": values["dataset"], "profile": values["profile"],
+        "seed": values["seed"],        "status": "running", "begun": _now(), "parameters": values, "given": given, "stage": key,
         "data": stages.fingerprint(values["data_dir"]) if values["data_dir"] else {},
         "versions": manifest.versions(), "git": manifest.git_revision(stages.home()), "machine": manifest.machine(),
     }  # fmt: skip
@@ -195,7 +202,8 @@ def refuse_dataset(notebook: stages.Notebook, dataset: str) -> None:
     """Raise InputError when the notebook cannot serve a data set, naming the notebooks that can."""
     if not notebook.serves(dataset):
         able = [n for n in stages.notebook_names() if stages.find_notebook(n).serves(dataset)]
-        msg = f"{notebook.name} runs on dataset={' or '.join(notebook.header['datasets'])}; for {dataset} run {', '.join(able) or 'none'}"
+        served = " or ".join(notebook.header["datasets"])
+        msg = f"{notebook.name} runs on dataset={served}; for {dataset} run {', '.join(able) or 'none'}"
         raise InputError(msg)
 
 
@@ -205,8 +213,8 @@ def expect(key: str, value: float, low: float, high: float, why: str) -> None:
     key : dotted name; from real data it carries the data set's name (`part1.monuseg.aji`)
     why : what it would mean if the number lay outside
 
-    Raises OutOfRange only for the virtual tissue at the cpu profile with default parameters (any seed). At smoke it must be finite;
-    elsewhere the line says "outside the range seen on the virtual tissue".
+    Raises OutOfRange only for the virtual tissue at the cpu profile with default parameters (any seed). At smoke it
+    must be finite; elsewhere the line says "outside the range seen on the virtual tissue".
     """
     run = _running()
     number = _plain(value)
@@ -214,11 +222,12 @@ def expect(key: str, value: float, low: float, high: float, why: str) -> None:
     run.metrics[key] = number
     run.checks.append({"key": key, "value": number, "low": low, "high": high, "inside": inside, "why": why})
     line = f"{key} = {_text(number)}   (expected {_text(low)} to {_text(high)})"
-    failed = not inside and run.strict or number is None and run.parameters["profile"] == "smoke"
-    if failed:
+    smoke = run.parameters["profile"] == "smoke"
+    if (run.strict and not inside) or (smoke and number is None):
         run._write()
-        raise OutOfRange(f"{line}: {why}")
-    if not inside and run.parameters["profile"] != "smoke":
+        msg = f"{line}: {why}"
+        raise OutOfRange(msg)
+    if not inside and not smoke:
         line += f"   outside the range seen on the virtual tissue: {why}"
     print(line)
 

@@ -1,11 +1,11 @@
-"""Notebooks as the runner sees them: their headers, parameters and cells, and the content-addressed folders of their outputs.
+"""Notebooks as the runner sees them: header, parameters, cells, and the content-addressed folder of their outputs.
 
-A notebook's outputs lie in `data/cache/stages/<notebook>/<key>/`, where the key is a hash of everything that decides them: the code
-cells, the library, the resolved parameters, the data and the keys of the notebooks that it needs. `complete.json`, written last, says
-that the folder is whole.
+A notebook's outputs lie in `data/cache/stages/<notebook>/<key>/`, where the key is a hash of everything that decides
+them: the code cells, the library, the resolved parameters, the data and the keys of the notebooks that it needs.
+`complete.json`, written last, says that the folder is whole.
 
-Two environment variables move things, for tests and clusters: `STPATH_HOME` (the folder that holds `notebooks/`, `runs/` and `data/`;
-the repository by default) and `STPATH_CACHE` (instead of `data/cache`).
+Two environment variables move things, for tests and clusters: `STPATH_HOME` (the folder that holds `notebooks/`,
+`runs/` and `data/`; the repository by default) and `STPATH_CACHE` (instead of `data/cache`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ from stpath_core.parameters import MANDATORY, Parameter, declared, refuse_unknow
 MARKER = "complete.json"
 FREE = frozenset(MANDATORY)  # names that may be given without leaving "default parameters"
 NOT_IN_KEY = ("out", "device", "data_dir")  # data_dir enters as the fingerprint of what lies in it
-NOT_LIBRARY = ("cli.py", "doctor.py", "pairing.py", "progress.py", "run.py", "latest.py", "__main__.py")  # cannot change a result
+NOT_LIBRARY = (
+    "cli.py",
+    "doctor.py",
+    "pairing.py",
+    "progress.py",
+    "run.py",
+    "latest.py",
+    "__main__.py",
+)  # cannot change a result
 
 
 def home() -> Path:
@@ -79,7 +87,7 @@ class Notebook:
         return "datasets" not in self.header or dataset in self.header["datasets"]
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameter values, the profile's included. Raises InputError for unknown names, wrong types, an unknown profile."""
+        """All parameter values, the profile's included. InputError for unknown names, wrong types, no such profile."""
         refuse_unknown(given, self.parameters, where=self.name)
         profile = given.get("profile") or self.parameters["profile"].default
         return resolved(self.parameters, given, profile_values(self, str(profile)), where=self.name)
@@ -137,8 +145,8 @@ def find_notebook(name: str) -> Notebook:
 def profile_values(notebook: Notebook, profile: str) -> dict[str, Any]:
     """What notebooks/params/<profile>.yaml says for this notebook.
 
-    Its own section wins over the section `all`, whose entries reach each notebook that declares them. Only parameters declared with the
-    default None may be decided by a profile.
+    Its own section wins over the section `all`, whose entries reach each notebook that declares them. Only parameters
+    declared with the default None may be decided by a profile.
     """
     folder = home() / "notebooks" / "params"
     path = folder / f"{profile}.yaml"
@@ -152,13 +160,13 @@ def profile_values(notebook: Notebook, profile: str) -> dict[str, Any]:
     values = {k: v for k, v in (sections.get("all") or {}).items() if k in notebook.parameters} | own
     for name in values:
         if notebook.parameters[name].default is not None:
-            msg = f"{path.name} sets {name} of {notebook.name}, which has a default of its own; declare it as None to let profiles decide"
+            msg = f"{path.name} sets {name} of {notebook.name}, which has a default; declare it as None to let profiles decide"
             raise InputError(msg)
     return values
 
 
 def shared(values: Mapping[str, Any], given: Mapping[str, Any], other: Notebook) -> dict[str, Any]:
-    """What a notebook hands to one that it needs: data set, seed, profile, device, and each given value that the other declares."""
+    """What a notebook hands to one that it needs: data set, seed, profile, device, and given values that the other declares."""
     always = {name: values[name] for name in MANDATORY if name != "out"}
     return {k: v for k, v in given.items() if k in other.parameters and k not in FREE} | always
 
@@ -202,7 +210,9 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 def library_hash() -> str:
     """Hash of the library and of the tables in data/ that decide results."""
     package = Path(__file__).parent
-    files = [p for p in package.rglob("*") if p.suffix in (".py", ".csv", ".yaml", ".json") and p.name not in NOT_LIBRARY]
+    files = [
+        p for p in package.rglob("*") if p.suffix in (".py", ".csv", ".yaml", ".json") and p.name not in NOT_LIBRARY
+    ]
     files += [p for p in (home() / "data").glob("*") if p.suffix in (".csv", ".yaml", ".json")]
     digest = hashlib.sha256()
     for path in sorted(files):
@@ -215,7 +225,8 @@ def fingerprint(folder: str | Path, *, whole_bytes: int = 2**30) -> dict[str, An
 
     Above `whole_bytes` in total, only the first and last MiB of each file are read, and `read` says "ends".
 
-    Returns a dict with files, bytes, read ("whole" or "ends") and sha256. Raises InputError when the folder does not exist.
+    Returns a dict with files, bytes, read ("whole" or "ends") and sha256. Raises InputError when the folder does not
+    exist.
     """
     root = Path(folder)
     if not root.exists():
