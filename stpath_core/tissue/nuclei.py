@@ -1,0 +1,119 @@
+"""Nuclei as geometry: parameters drawn per cell, outlines as polygons of 32 vertices, cells around them.
+
+A nucleus is an ellipse whose radius wobbles with the angle and whose long axis may be bent:
+    r(t) = 1 + sum_m wave_m cos(m t + turn_m),   (u, v) = (a r cos t, b r sin t + bend (u^2 / a - a / 2)),
+then turned by `angle` and moved to (x, y). The renderer inverts the same two lines for every pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES
+
+VERTICES = 32
+WAVES = (2, 3, 4, 5)
+_NUCLEUS = {name: np.array([getattr(CELL_TYPES[t].nucleus, name) for t in FINE_TYPES], np.float32)
+            for name in CELL_TYPES["caf"].nucleus.__dataclass_fields__}  # fmt: skip
+
+
+def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray, pleomorphism: float) -> pd.DataFrame:
+    """One row of nuclear parameters per cell.
+
+    code : (n,) index into FINE_TYPES; size : (n,) factor on the area (organ, patient, grade).
+    pleomorphism : factor on the spread of neoplastic nuclei.
+    """
+    n = len(code)
+    z = rng.standard_normal((8, n)).astype(np.float32)
+    p = {name: values[code] for name, values in _NUCLEUS.items()}
+    wild = np.where(np.isin(code, [FINE_TYPES.index(t) for t in FINE_TYPES if t.startswith("carcinoma")]), pleomorphism, 1)
+    cap = rng.random(n) ** 0.25  # sections cut nuclei anywhere: some show only a small, pale cap
+    cap = np.where(rng.random(n) < 0.3, cap.clip(0.45), 1.0)
+    area = p["area_um2"] * size * np.exp(p["area_sd"] * wild * z[0]) * cap
+    aspect = 1.0 + (p["aspect"] - 1.0) * np.exp(2.2 * p["aspect_sd"] * z[1])
+    table = pd.DataFrame({"long_um": np.sqrt(area * aspect / np.pi), "short_um": np.sqrt(area / aspect / np.pi)})
+    table["bend"] = p["bend"] * z[2] * 1.2
+    for m in WAVES:
+        amplitude = p["wobble"] * wild * rng.rayleigh(1.5 / m, n)
+        lobed = p["lobes"] * np.abs(1 + 0.3 * z[3]) * (m == np.where(z[4] > 0, 3, 2))
+        table[f"wave{m}"] = np.minimum(amplitude + lobed, 0.4)
+        table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
+    table["density"] = p["density"] * np.exp(p["density_sd"] * wild * z[5]) * (0.35 + 0.65 * cap)
+    table["vesicular"] = (p["vesicular"] * (1 + 0.45 * z[6])).clip(0, 1)
+    table["clumps"] = p["clumps"] * np.exp(0.25 * z[7])
+    table["clump_um"] = p["clump_um"]
+    table["nucleoli"] = rng.poisson(p["nucleoli"]).clip(0, 3)
+    table["nucleolus_um"] = p["nucleolus_um"] * rng.uniform(0.75, 1.25, n)
+    table["blur_um"] = 0.18 + 0.9 * (1 - cap)
+    mitosis = (code == FINE_TYPES.index("carcinoma_cycling")) & (rng.random(n) < 0.3)
+    table["mitosis"] = mitosis
+    table.loc[mitosis, "short_um"] *= 0.55
+    table.loc[mitosis, ["density", "vesicular", "clumps", "nucleoli"]] = [1.2, 0.0, 0.2, 0]
+    return table.astype({name: np.float32 for name in table if name not in ("nucleoli", "mitosis")})
+
+
+def settle(cells: pd.DataFrame, *, rounds: int = 5, touch: float = 0.95) -> np.ndarray:
+    """(n, 2) centres, pushed apart until nuclei only just touch; what cannot be resolved stays a slight overlap."""
+    xy = cells[["x_um", "y_um"]].to_numpy().copy()
+    long, short, angle = (cells[name].to_numpy() for name in ("long_um", "short_um", "angle"))
+    pairs = cKDTree(xy).query_pairs(2 * float(np.quantile(long, 0.99)) + 2, output_type="ndarray")
+    i, j = pairs.T
+    for _ in range(rounds):
+        d = xy[j] - xy[i]
+        apart = np.linalg.norm(d, axis=1) + 1e-6
+        heading = np.arctan2(d[:, 1], d[:, 0])
+        reach = sum(_radius(long[k], short[k], heading - angle[k]) for k in (i, j))
+        push = (0.5 * (touch * reach - apart)).clip(0, 1.5)[:, None] * d / apart[:, None]
+        for k, sign in ((i, -0.5), (j, 0.5)):
+            for axis in (0, 1):
+                xy[:, axis] += np.bincount(k, sign * 1.3 * push[:, axis], len(xy))
+    return xy
+
+
+def crowded(cells: pd.DataFrame, *, limit: float = 0.72) -> np.ndarray:
+    """(n,) bool: cells whose nucleus lies deep inside a neighbour's; of each such pair, the smaller."""
+    xy = cells[["x_um", "y_um"]].to_numpy()
+    long, short, angle = (cells[name].to_numpy() for name in ("long_um", "short_um", "angle"))
+    i, j = cKDTree(xy).query_pairs(2 * float(long.max()), output_type="ndarray").T
+    d = xy[j] - xy[i]
+    heading = np.arctan2(d[:, 1], d[:, 0])
+    reach = sum(_radius(long[k], short[k], heading - angle[k]) for k in (i, j))
+    deep = np.linalg.norm(d, axis=1) < limit * reach
+    out = np.zeros(len(cells), bool)
+    out[np.where(long[i] * short[i] < long[j] * short[j], i, j)[deep]] = True
+    return out
+
+
+def _radius(long: np.ndarray, short: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    return long * short / np.hypot(short * np.cos(angle), long * np.sin(angle))
+
+
+def outlines(cells: pd.DataFrame) -> np.ndarray:
+    """(n, 32, 2) float32 polygons of the nuclei in um."""
+    t = np.linspace(0, 2 * np.pi, VERTICES, endpoint=False, dtype=np.float32)[None]
+    c = {name: cells[name].to_numpy(np.float32)[:, None] for name in ("x_um", "y_um", "long_um", "short_um", "bend", "angle")}
+    r = 1 + sum(cells[f"wave{m}"].to_numpy(np.float32)[:, None] * np.cos(m * t + cells[f"turn{m}"].to_numpy(np.float32)[:, None])
+                for m in WAVES)  # fmt: skip
+    u, v = c["long_um"] * r * np.cos(t), c["short_um"] * r * np.sin(t)
+    v = v + c["bend"] * (u**2 / c["long_um"] - 0.5 * c["long_um"])
+    cos, sin = np.cos(c["angle"]), np.sin(c["angle"])
+    return np.stack([c["x_um"] + cos * u - sin * v, c["y_um"] + sin * u + cos * v], -1).astype(np.float32)
+
+
+def cell_outlines(nuclei_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
+    """(n, 32, 2) cell outlines: each vertex of the nucleus moved outward by `reach_um`, at most halfway to a neighbour."""
+    centre = nuclei_um.mean(1)
+    spoke = nuclei_um - centre[:, None]
+    length = np.linalg.norm(spoke, axis=-1)
+    spoke = spoke / length[..., None]
+    near = min(9, len(centre))
+    other = cKDTree(centre).query(centre, k=near)[1].reshape(-1, near)[:, 1:]
+    limit = np.full(length.shape, np.inf, np.float32)
+    for column in other.T:
+        half = 0.5 * (centre[column] - centre)  # (n, 2)
+        along = np.einsum("nvk,nk->nv", spoke, half)
+        wall = (half**2).sum(1)[:, None] / np.maximum(along, 1e-3)
+        limit = np.minimum(limit, np.where(along > 1e-3, wall, np.inf))
+    return (centre[:, None] + spoke * np.maximum(length + 0.2, np.minimum(length + reach_um[:, None], limit))[..., None]).astype(np.float32)

@@ -1,0 +1,40 @@
+"""Stain colours and scanner optics, drawn per patient as widely as the real tiles spread (data/calibration.json)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stpath_core.tissue.cell_types import ORGANS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stain:
+    """How two stain densities become colours."""
+
+    hematoxylin: tuple[float, float, float] = (0.59, 0.71, 0.385)  # optical density per unit of stain, R G B
+    eosin: tuple[float, float, float] = (0.29, 0.80, 0.52)
+    h_strength: float = 1.0  # optical density (base 10) of a full-strength nucleus
+    e_strength: float = 0.75
+    white: tuple[float, float, float] = (243.0, 240.0, 243.0)  # grey levels of bare glass
+    blur_um: float = 0.42  # standard deviation of the optics' point spread
+    noise: float = 2.5  # grey levels
+
+
+def patient_stain(organ: str, patient: int, *, variation: float = 1.0) -> Stain:
+    """The stain of one patient; `variation` scales how far patients differ (0: everyone gets the mean stain)."""
+    rng = np.random.default_rng([ORGANS.index(organ), patient, 31])
+    z = rng.standard_normal(11) * variation
+    mean = Stain()
+    hematoxylin = np.array(mean.hematoxylin) + z[0] * np.array([0.045, -0.025, -0.02])
+    eosin = np.array(mean.eosin) + z[1] * np.array([0.06, 0.0, -0.045])
+    return Stain(
+        hematoxylin=tuple(hematoxylin / np.linalg.norm(hematoxylin)),
+        eosin=tuple(eosin / np.linalg.norm(eosin)),
+        h_strength=float(mean.h_strength * np.exp(0.22 * z[2])),
+        e_strength=float(mean.e_strength * np.exp(0.22 * z[3])),
+        white=tuple(np.clip(np.array(mean.white) + 3 * z[4] + 1.2 * z[5:8], 215, 252)),
+        blur_um=float(mean.blur_um * np.exp(0.18 * z[8])),
+        noise=float(mean.noise * np.exp(0.2 * z[9])),
+    )

@@ -1,0 +1,157 @@
+"""From an organ's plan to a map: territories, and in them glands, nests, fat cells and vessels with walls and lumens.
+
+Every structure is a star-shaped blob around a seed point. Where blobs meet they share the space like soap bubbles, a gap
+of stroma apart; the section's plane is warped first, so that no outline is a perfect ellipse. What remains of it is a
+handful of smooth fields on a 2 um grid, from which cells and pixels later read where they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage as ndi
+from scipy.spatial import cKDTree
+
+from stpath_core.tissue.cell_types import REGIONS
+from stpath_core.tissue.fields import keep_apart, lattice, nearest, smooth_noise
+from stpath_core.tissue.organs import VESSEL, Organ, Structure
+
+GRID_UM = 2.0
+KINDS = ("gland", "solid", "alveolus", "fat", "vessel", "glomerulus")
+_PAD_UM = 120.0
+_TRAITS = ("gap_um", "height_um", "folds", "layer_um", "pitch_um", "basal", "filled", "holes", "clear", "mucin")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Fields on the grid, all (gh, gw): centres of grid cells lie at (index + 0.5) * GRID_UM."""
+
+    territory: np.ndarray  # uint8 region code of the compartment, whatever stands there
+    structure: np.ndarray  # int32 row of `structures` that is nearest
+    depth: np.ndarray  # float32 um inside the nearest structure's outline; negative outside
+    lumen: np.ndarray  # float32 um inside a lumen; negative in tissue
+    flow: np.ndarray  # float32 stream function: fibres and spindle cells run along its level lines
+    muscle: np.ndarray  # float32, positive where the stroma is smooth muscle
+    structures: pd.DataFrame  # one row per structure: recipe, kind, region, place, size, wall
+
+
+def lay_out(rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, float]) -> Layout:
+    """Draw one section of an organ."""
+    shape = tuple(int(np.ceil(s / GRID_UM)) for s in size_um[::-1])
+    territory = _territories(rng, plan, shape)
+    structures = _strew(rng, plan, territory, size_um)
+    structure, edge = _bubbles(rng, structures, territory, shape)
+    slope = np.hypot(*np.gradient(edge)) / GRID_UM
+    depth = (edge / np.clip(ndi.uniform_filter(slope, 5), 0.6, 1.6)).astype(np.float32)
+    lumen = _lumens(rng, structures, structure, depth)
+    muscle = np.take(_by_region(plan, "muscle"), territory)
+    muscle = (smooth_noise(rng, shape, scale_px=45 / GRID_UM) + 3.2 * (muscle - 0.5)) * (muscle > 0) - (muscle == 0)
+    return Layout(territory, structure, depth, lumen, _flow(rng, depth), muscle.astype(np.float32), structures)
+
+
+def _by_region(plan: Organ, name: str) -> np.ndarray:
+    return np.array([getattr(plan.compartments.get(region), name, 0.0) for region in REGIONS], np.float32)
+
+
+def _territories(rng: np.random.Generator, plan: Organ, shape: tuple[int, int]) -> np.ndarray:
+    """Region codes: the compartment whose noise is highest, with heights set so that every one gets its share."""
+    names = list(plan.compartments)
+    share = np.array([plan.compartments[name].share for name in names])
+    share = share / share.sum()
+    scale = min(95.0 / GRID_UM, 0.2 * min(shape))
+    noise = np.stack([smooth_noise(rng, shape, scale_px=scale) for _ in names])  # (compartments, gh, gw)
+    few = noise[:, ::5, ::5].reshape(len(names), -1)
+    height = np.zeros(len(names), np.float32)
+    for _ in range(60):
+        got = np.bincount((few + height[:, None]).argmax(0), minlength=len(names)) / few.shape[1]
+        height += 0.35 * np.log((share + 0.01) / (got + 0.01)).astype(np.float32)
+    codes = np.array([REGIONS.index(name) for name in names], np.uint8)
+    return codes[(noise + height[:, None, None]).argmax(0)]
+
+
+def _strew(rng: np.random.Generator, plan: Organ, territory: np.ndarray, size_um: tuple[float, float]) -> pd.DataFrame:
+    """Seeds of all structures, each inside its own territory; large ones first, small ones where room is left."""
+    tables = []
+    for region, compartment in plan.compartments.items():
+        vessels = () if region in ("gland", "adipose") else (VESSEL,)
+        for recipe in (*compartment.structures, *vessels):
+            xy = lattice(rng, size_um, pitch_um=recipe.spacing_um, jitter=0.13, pad_um=_PAD_UM)
+            xy = xy[nearest(territory, *xy.T, grid_um=GRID_UM) == REGIONS.index(region)]
+            tables.append(_seeds(rng, recipe, xy, region))
+    table = pd.concat(tables, ignore_index=True)
+    reach = table.radius_um * np.where(table.kind == "vessel", 2.6, 1.25)
+    table = table[keep_apart(table[["x_um", "y_um"]].to_numpy(), reach.to_numpy(), table.radius_um.to_numpy())]
+    return table.reset_index(drop=True)
+
+
+def _seeds(rng: np.random.Generator, recipe: Structure, xy: np.ndarray, region: str) -> pd.DataFrame:
+    n = len(xy)
+    spread = rng.standard_normal((2, n))
+    table = pd.DataFrame({"x_um": xy[:, 0], "y_um": xy[:, 1], "kind": recipe.kind, "region": region})
+    table["recipe"] = np.full(n, recipe, object)
+    table["radius_um"] = recipe.radius_um * np.exp(recipe.radius_sd * spread[0])
+    table["stretch"] = recipe.stretch ** (1 + 0.6 * spread[1]).clip(0, 2.5)
+    table["angle"] = rng.uniform(0, np.pi, n)
+    for m in range(2, 6):
+        table[f"wave{m}"] = recipe.wobble * rng.normal(0, 1.6 / m, n)
+        table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
+    for trait in _TRAITS:
+        table[trait] = float(getattr(recipe, trait))
+    return table
+
+
+def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarray, shape: tuple[int, int]) -> tuple:
+    """(gh, gw) index of the nearest structure, and the signed distance (um, roughly) inside its outline."""
+    y, x = (np.indices(shape, dtype=np.float32) + 0.5) * GRID_UM
+    rough = np.where(territory == REGIONS.index("invasive"), 1.0, 0.45).astype(np.float32)
+    rough = ndi.uniform_filter(rough, 15)
+    warp = [sum(a * smooth_noise(rng, shape, scale_px=s / GRID_UM) for a, s in ((5.0, 30.0), (1.6, 9.0))) for _ in "xy"]
+    place = np.stack([x + rough * warp[0], y + rough * warp[1]], -1).reshape(-1, 2)
+    near = min(6, len(table))
+    order = cKDTree(table[["x_um", "y_um"]]).query(place, k=near)[1].reshape(-1, near)
+    seeds = table[["x_um", "y_um", "radius_um", "stretch", "angle"]].to_numpy(np.float32)[order]  # (pixels, near, 5)
+    dx, dy = place[:, None, 0] - seeds[..., 0], place[:, None, 1] - seeds[..., 1]
+    cos, sin, stretch = np.cos(seeds[..., 4]), np.sin(seeds[..., 4]), np.sqrt(seeds[..., 3])
+    u, v = (cos * dx + sin * dy) / stretch, (cos * dy - sin * dx) * stretch
+    theta = np.arctan2(v, u)
+    radius = seeds[..., 2].copy()
+    for m in range(2, 6):
+        wave = table[[f"wave{m}", f"turn{m}"]].to_numpy(np.float32)[order]
+        radius *= 1 + wave[..., 0] * np.cos(m * theta + wave[..., 1])
+    outside = np.hypot(u, v) - radius
+    rank = np.argpartition(outside, min(1, near - 1), axis=1)[:, :2]
+    two = np.take_along_axis(outside, rank, 1)
+    first = two.argmin(1)
+    best = two.min(1)
+    index = np.take_along_axis(np.take_along_axis(order, rank, 1), first[:, None], 1)[:, 0]
+    gap = table.gap_um.to_numpy(np.float32)[index]
+    edge = np.minimum(-best, 0.5 * (two.max(1) - best - gap))
+    return index.reshape(shape).astype(np.int32), edge.reshape(shape).astype(np.float32)
+
+
+def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Signed distance (um, roughly) inside a lumen: beyond the epithelium's height, or in a punched-out hole."""
+    shape = depth.shape
+    trait = {name: table[name].to_numpy(np.float32)[structure] for name in ("height_um", "folds", "holes")}
+    kind = table.kind.map(KINDS.index).to_numpy()[structure]
+    ripple = smooth_noise(rng, shape, scale_px=11 / GRID_UM)
+    height = trait["height_um"] * (1 + trait["folds"] * ripple.clip(-1.2, 1.6)) + 0.9 * ripple
+    lumen = depth - np.where(kind == KINDS.index("alveolus"), trait["height_um"], height)
+    hole = 6.0 * (smooth_noise(rng, shape, scale_px=20 / GRID_UM) - (1.65 - 4 * trait["holes"]))
+    lumen = np.where(trait["holes"] > 0, np.minimum(depth - 11, hole), lumen)
+    capsule = np.minimum(depth - 3.5, 10.5 + 1.5 * ripple - depth)
+    return np.where(kind == KINDS.index("glomerulus"), capsule, lumen).astype(np.float32)
+
+
+def _flow(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
+    """Stream function of the fibres (um): level lines wrap around structures and sweep freely far from them."""
+    diagonal = int(np.ceil(np.hypot(*depth.shape))) + 2
+    sweep = 70 * smooth_noise(rng, (diagonal, diagonal), scale_px=(60 / GRID_UM, 260 / GRID_UM))
+    sweep = ndi.rotate(sweep, rng.uniform(0, 180), reshape=False, order=1, mode="reflect")
+    top, left = ((diagonal - n) // 2 for n in depth.shape)
+    sweep = sweep[top : top + depth.shape[0], left : left + depth.shape[1]]
+    away = np.maximum(-depth, 0)
+    near = np.exp(-away / 30)
+    return (near * 1.6 * away + (1 - near) * sweep).astype(np.float32)
