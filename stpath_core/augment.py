@@ -1,0 +1,33 @@
+"""Augmentation of H&E on the device the batch lies on: stain, light, focus, noise."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows: hematoxylin, eosin, residual in optical density (Ruifrok and Johnston 2001).
+STAINS = torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
+STAINS = STAINS / STAINS.norm(dim=1, keepdim=True)
+
+
+def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.25) -> Tensor:
+    """Vary stain strength and hue, gamma, focus and noise, one draw per image.
+
+    image : (B, 3, H, W) float in [0, 1] on the CPU; returns the same. The stain step scales and shifts each stain's
+    optical density (Tellez et al. 2018) and bends the stain vectors a little; `strength` is its standard deviation.
+    """
+    b = len(image)
+    normal = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
+    density = -torch.log(image.clamp(min=1 / 255))  # (B, 3, H, W)
+    bend = torch.eye(3) + 0.05 * normal(b, 3, 3)
+    scale = torch.diag_embed(torch.exp(strength * normal(b, 3)))
+    mix = torch.linalg.inv(STAINS)[None] @ scale @ STAINS[None] @ bend  # density rows -> density rows
+    density = torch.einsum("bchw,bcd->bdhw", density, mix)
+    density = density + 0.05 * normal(b, 3, 1, 1)
+    image = torch.exp(-density.clamp(min=0, max=6))
+    blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
+    focus = torch.rand(b, 1, 1, 1, generator=rng) * 2.0 - 0.8  # below 0: a little unsharp masking
+    image = image + (blurred - image) * focus.clamp(max=1.0)
+    noise = 0.03 * torch.rand(b, 1, 1, 1, generator=rng)
+    return (image + noise * normal(*image.shape)).clamp(0, 1)

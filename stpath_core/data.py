@@ -1,0 +1,225 @@
+"""What the nuclei network trains on: the packed stage file, and batches of tiles drawn from it.
+
+This room imports only numpy, h5py and torch, so that a stage file can be trained on where no single-cell package is
+installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stpath_core.augment import stain_augment
+from stpath_core.errors import InputError
+from stpath_core.io.files import atomic_path
+
+SCHEMA = "stpath.nuclei/1"
+ARRAYS = ("labels", "confidence", "truth_instances", "truth_labels")  # optional, beside image and instances
+
+
+@dataclass(frozen=True)
+class NucleiSection:
+    """One image with its nuclei, ready for a network.
+
+    image : (H, W, 3) uint8; mpp : micrometres per pixel; instances : (H, W) int32, ids 1..n, 0 background.
+    labels : (n + 1,) int8 class index by instance id, -1 unknown, or None where there are no types; confidence alike.
+    truth_instances, truth_labels : the planted (or annotated) truth, for evaluation only.
+    """
+
+    name: str
+    organ: str
+    patient: str
+    image: np.ndarray
+    mpp: float
+    instances: np.ndarray
+    labels: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    truth_instances: np.ndarray | None = None
+    truth_labels: np.ndarray | None = None
+
+
+def write_nuclei_stage(
+    path: str | Path, sections: Sequence[NucleiSection], *, dataset: str, classes: Sequence[str]
+) -> None:
+    """Pack sections into one HDF5 file (schema stpath.nuclei/1), written aside and moved into place."""
+    if not sections:
+        msg = "no sections were given to write_nuclei_stage; at least one is needed: check the dataset's folder"
+        raise InputError(msg)
+    with atomic_path(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs.update(schema=SCHEMA, dataset=dataset, classes=json.dumps(list(classes)))
+        for s in sections:
+            if s.image.shape[:2] != s.instances.shape:
+                msg = f"section {s.name}: the mask has shape {s.instances.shape}; its image needs {s.image.shape[:2]}"
+                raise InputError(msg)
+            group = file.create_group(f"sections/{s.name}")
+            group.attrs.update(organ=s.organ, patient=str(s.patient), mpp=s.mpp)
+            group.create_dataset("image", data=s.image, compression="lzf")
+            group.create_dataset("instances", data=s.instances.astype(np.int32), compression="lzf")
+            for name in ARRAYS:
+                value = getattr(s, name)
+                if value is not None:
+                    group.create_dataset(name, data=value, compression="lzf")
+
+
+def read_nuclei_stage(path: str | Path) -> list[NucleiSection]:
+    """Read every section of a stage file; InputError where the file is not one."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("schema") != SCHEMA:
+                msg = f"{path} has schema {file.attrs.get('schema')!r}; expected {SCHEMA!r}: make it with notebook 10"
+                raise InputError(msg)
+            return [
+                NucleiSection(
+                    name=name,
+                    organ=g.attrs["organ"],
+                    patient=g.attrs["patient"],
+                    mpp=float(g.attrs["mpp"]),
+                    image=g["image"][...],
+                    instances=g["instances"][...],
+                    **{a: g[a][...] if a in g else None for a in ARRAYS},
+                )  # fmt: skip
+                for name, g in file["sections"].items()
+            ]
+    except OSError as error:
+        msg = f"{path} is not a readable HDF5 stage file ({error}); make it with notebook 10"
+        raise InputError(msg) from error
+
+
+def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
+    """The same section at another resolution: the image filtered and resampled, the ids taken at pixel centres."""
+    factor = section.mpp / mpp
+    if abs(factor - 1) < 0.01:
+        return section
+    shape = tuple(max(1, round(n * factor)) for n in section.image.shape[:2])
+    image = torch.from_numpy(section.image).permute(2, 0, 1)[None].float()
+    image = F.interpolate(image, size=shape, mode="bilinear", antialias=factor < 1, align_corners=False)
+    rows, cols = (
+        np.minimum(((np.arange(n) + 0.5) * old / n).astype(int), old - 1)
+        for n, old in zip(shape, section.image.shape[:2], strict=True)
+    )
+    ids = {
+        name: None if value is None else value[rows][:, cols]
+        for name, value in (("instances", section.instances), ("truth_instances", section.truth_instances))
+    }
+    pixels = image[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+    return replace(section, image=pixels, mpp=mpp, **ids)
+
+
+@dataclass(frozen=True)
+class NucleiBatch:
+    """image : (B, 3, S, S) uint8; instances : (B, S/stride, S/stride) int64; labels : (B, top) int64, -1 unknown."""
+
+    image: Tensor
+    instances: Tensor
+    labels: Tensor | None
+
+    def to(self, device: torch.device | str) -> NucleiBatch:
+        labels = None if self.labels is None else self.labels.to(device)
+        return NucleiBatch(self.image.to(device), self.instances.to(device), labels)
+
+
+class NucleiTiles:
+    """Random tiles of a list of sections: `tiles(step)` is a NucleiBatch that depends on (seed, step) alone.
+
+    A tile is cut with a random centre, rotation, scale and flip in one resampling; ids are read exactly at the centres
+    of the network's output pixels. Because a batch is a function of its step, a resumed run sees what an
+    uninterrupted one would have seen.
+
+    size_px : tile side at `mpp`, a multiple of the encoder's coarsest stride. augment : stain, blur and noise as well.
+    """
+
+    def __init__(
+        self,
+        sections: Sequence[NucleiSection],
+        *,
+        mpp: float,
+        size_px: int = 128,
+        stride: int = 2,
+        batch_size: int = 12,
+        scale: float = 0.25,
+        augment: bool = True,
+        seed: int = 0,
+    ):
+        if not sections:
+            msg = "NucleiTiles was given no sections; at least one is needed: check the split"
+            raise InputError(msg)
+        self.sections = [rescale(s, mpp) for s in sections]
+        self.images = [torch.from_numpy(s.image).permute(2, 0, 1).contiguous() for s in self.sections]
+        self.ids = [torch.from_numpy(s.instances.astype(np.float32))[None] for s in self.sections]  # exact below 2**24
+        self.size, self.stride, self.batch_size = size_px, stride, batch_size
+        self.scale, self.augment, self.seed = scale, augment, seed
+        self.labels = None
+        if all(s.labels is not None for s in self.sections):
+            top = max(len(s.labels) for s in self.sections)
+            self.labels = torch.full((len(sections), top), -1, dtype=torch.long)
+            for row, s in zip(self.labels, self.sections, strict=True):
+                row[: len(s.labels)] = torch.from_numpy(s.labels.astype(np.int64))
+
+    def __call__(self, step: int) -> NucleiBatch:
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        which = torch.randint(len(self.sections), (self.batch_size,), generator=rng)
+        cut = [self._cut(int(k), rng) for k in which]
+        image = torch.stack([c[0] for c in cut])  # (B, 3, S, S) in [0, 255]
+        if self.augment:
+            image = stain_augment(image / 255, rng) * 255
+        instances = torch.stack([c[1] for c in cut]).long()  # (B, s, s)
+        return NucleiBatch(
+            image.round().clamp(0, 255).byte(), instances, None if self.labels is None else self.labels[which]
+        )
+
+    def _cut(self, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One tile: (3, S, S) float in [0, 255] and ids (S/stride, S/stride)."""
+        u = torch.rand(5, generator=rng)
+        height, width = self.images[k].shape[-2:]
+        zoom = float(torch.exp((2 * u[0] - 1) * self.scale)) if self.augment else 1.0
+        angle = float(u[1]) * 2 * np.pi if self.augment else 0.0
+        flip = -1.0 if self.augment and u[2] < 0.5 else 1.0
+        half = self.size / 2 / zoom
+        reach = min(half * 1.42, height / 2, width / 2) if self.augment else half  # the rotated tile's radius
+        cy = reach + float(u[3]) * max(height - 2 * reach, 0)
+        cx = reach + float(u[4]) * max(width - 2 * reach, 0)
+        top, left = max(int(cy - half * 1.5), 0), max(int(cx - half * 1.5), 0)
+        box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
+        image, ids = self.images[k][box].float(), self.ids[k][box]
+        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        sampled = []
+        for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
+            h, w = source.shape[-2:]
+            t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
+            y, x = torch.meshgrid(t, t * flip, indexing="ij")
+            sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
+            grid = torch.stack([2 * sx / w - 1, 2 * sy / h - 1], -1)[None]
+            sampled.append(
+                F.grid_sample(source[None], grid, mode=mode, padding_mode="reflection", align_corners=False)[0]
+            )
+        return sampled[0], sampled[1][0]
+
+
+def distance_targets(instances: Tensor) -> Tensor:
+    """Horizontal and vertical distance to the centre of one's nucleus, scaled to -1..1 on each side; 0 outside.
+
+    instances : (B, h, w) ids, unique per image -> (B, 2, h, w) float32. HoVer-Net, Graham et al. 2019, section 3.1.
+    """
+    out = torch.zeros(len(instances), 2, *instances.shape[-2:], device=instances.device)
+    b, r, c = instances.nonzero(as_tuple=True)
+    if not len(b):
+        return out
+    keys = b * (int(instances.max()) + 1) + instances[b, r, c]
+    _, index, size = torch.unique(keys, return_inverse=True, return_counts=True)
+    for axis, position in enumerate((c.float(), r.float())):
+        centre = torch.zeros(len(size), device=instances.device).index_add_(0, index, position) / size
+        offset = position - centre[index]
+        reach = torch.zeros(2, len(size), device=instances.device)
+        side = (offset > 0).long()
+        flat = side * len(size) + index
+        reach = reach.flatten().scatter_reduce(0, flat, offset.abs(), "amax")
+        out[b, axis, r, c] = offset / reach[flat].clamp(min=1e-6)
+    return out

@@ -1,0 +1,56 @@
+"""Losses as pure functions of tensors: nuclei segmentation and typing (Part 1).
+
+Shapes: B images, K classes, (h, w) the output grid. Every function returns a scalar tensor; a batch in which a term is
+undefined (no nucleus, no known label) gives an exact zero that still carries a gradient, so a step never becomes NaN.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dice_loss(logits: Tensor, target: Tensor, eps: float = 1.0) -> Tensor:
+    """1 - soft Dice of a binary map, over the whole batch.
+
+    logits : (B, h, w); target : (B, h, w) in {0, 1}. Milletari et al. 2016, with additive smoothing `eps`.
+    """
+    p = logits.sigmoid()
+    return 1 - (2 * (p * target).sum() + eps) / (p.sum() + target.sum() + eps)
+
+
+def nucleus_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy + Dice of the nuclear pixel map (HoVer-Net, Graham et al. 2019, eq. 5 and 6).
+
+    logits : (B, h, w); target : (B, h, w) in {0, 1}.
+    """
+    return F.binary_cross_entropy_with_logits(logits, target) + dice_loss(logits, target)
+
+
+def distance_loss(pred: Tensor, target: Tensor, inside: Tensor, gradient_weight: float = 2.0) -> Tensor:
+    """MSE of the horizontal and vertical maps + MSE of their gradients, the latter inside nuclei only.
+
+    pred, target : (B, 2, h, w) in [-1, 1], channel 0 horizontal; inside : (B, h, w) in {0, 1}.
+    HoVer-Net eq. 3 and 4: each map is differentiated along its own axis. Inside only, because the target jumps at a
+    nuclear border against background, and a network that must copy that jump learns the border twice.
+    """
+    error = pred - target  # (B, 2, h, w)
+    mse = error.square().mean()
+    dx = (
+        error[:, 0, :, 2:] - error[:, 0, :, :-2]
+    )  # (B, h, w - 2) central differences of the error are those of the maps
+    dy = error[:, 1, 2:, :] - error[:, 1, :-2, :]  # (B, h - 2, w)
+    mx, my = inside[:, :, 1:-1], inside[:, 1:-1, :]
+    gradient = (dx.square() * mx).sum() / mx.sum().clamp(min=1) + (dy.square() * my).sum() / my.sum().clamp(min=1)
+    return mse + gradient_weight * gradient
+
+
+def type_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of nuclei over classes; unknown nuclei (label -1) take no part.
+
+    logits : (n, K), one row per nucleus; labels : (n,) in -1..K-1; weight : (K,) class weights.
+    """
+    known = labels >= 0
+    if not known.any():
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits[known], labels[known], weight=weight)

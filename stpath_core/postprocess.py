@@ -1,0 +1,54 @@
+"""Network maps -> nuclei: marker-controlled watershed on the distance maps (HoVer-Net's idea, one energy)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.segmentation import watershed
+
+
+def instances_from_maps(
+    probability: np.ndarray,
+    distance: np.ndarray,
+    *,
+    mpp: float,
+    threshold: float = 0.5,
+    min_area_um2: float = 8.0,
+    min_distance_um: float = 1.5,
+    min_depth: float = 0.3,
+    smooth_um: float = 0.5,
+) -> np.ndarray:
+    """Split the nuclear pixel map into nuclei.
+
+    probability : (H, W) in [0, 1]; distance : (2, H, W) horizontal and vertical map in [-1, 1]; mpp of that grid.
+    The depth 1 - |(h, v)| is a cone per nucleus: 1 at its centre, 0 at its border, whatever its size or shape. Its
+    peaks are the markers, its valleys the borders between touching nuclei. Returns (H, W) int32, ids 1..n; an empty
+    map gives zeros.
+    """
+    inside = probability > threshold
+    inside = ndimage.binary_fill_holes(inside)
+    depth = np.clip(1 - np.hypot(distance[0], distance[1]), 0, 1).astype(np.float32)
+    depth = ndimage.gaussian_filter(depth * inside, smooth_um / mpp)
+    peaks = peak_local_max(
+        depth, min_distance=max(1, round(min_distance_um / mpp)), threshold_abs=min_depth, exclude_border=False
+    )
+    # A blob whose depth nowhere reaches a peak is a nucleus of its own: faint, but there.
+    blobs, n_blobs = ndimage.label(inside)
+    markers = np.zeros(inside.shape, np.int32)
+    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    bare = np.setdiff1d(np.arange(1, n_blobs + 1), blobs[tuple(peaks.T)])
+    if len(bare):
+        centres = np.array(ndimage.maximum_position(depth, blobs, bare), int).reshape(-1, 2)
+        markers[tuple(centres.T)] = len(peaks) + np.arange(1, len(bare) + 1)
+    labels = watershed(-depth, markers, mask=inside)
+    return renumber(labels, min_pixels=min_area_um2 / mpp**2)
+
+
+def renumber(labels: np.ndarray, *, min_pixels: float = 0) -> np.ndarray:
+    """Drop instances under `min_pixels` and number the rest 1..n in their old order. (H, W) -> (H, W) int32."""
+    size = np.bincount(labels.ravel())
+    keep = size >= max(min_pixels, 1)
+    keep[0] = False
+    table = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    return table[labels]

@@ -1,0 +1,274 @@
+"""Use a trained nuclei network: checkpoints, prediction on images of any size, a folder of images to files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from stpath_core.errors import InputError
+from stpath_core.fit import pick_device
+from stpath_core.io.files import atomic_path
+from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
+from stpath_core.postprocess import instances_from_maps
+
+SCHEMA = "stpath.nuclei-net/1"
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Predicted nuclei of one image.
+
+    instances : (H, W) int32, ids 1..n at the input's size; centroids_px : (n, 2) x, y; area_px : (n,).
+    probability : (H, W) nuclear probability; type_probs : (n, K) or None without a type head; classes : K names.
+    features : (n, F) mean network feature of each nucleus, what a type head is trained on.
+    """
+
+    instances: np.ndarray
+    centroids_px: np.ndarray
+    area_px: np.ndarray
+    probability: np.ndarray
+    features: np.ndarray
+    type_probs: np.ndarray | None
+    classes: tuple[str, ...]
+
+
+def save(path: str | Path, model: NucleiNet, **meta: str | float) -> None:
+    """One .safetensors with the weights, and the configuration (JSON) in its metadata."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    config = json.dumps({"schema": SCHEMA, "model": model.config, "meta": meta})
+    with atomic_path(path) as aside:
+        save_file(tensors, aside, {"stpath": config})
+
+
+def load(path: str | Path, *, device: str = "cpu") -> NucleiNet:
+    """Read a checkpoint of `save`. Anything else, a pickle above all, is an InputError: nothing in it is executed."""
+    path = Path(path)
+    if not path.is_file():
+        msg = f"there is no checkpoint at {path}; `stpath run 11` trains one and prints its path"
+        raise InputError(msg)
+    try:
+        with safe_open(path, "pt") as file:
+            config = json.loads((file.metadata() or {}).get("stpath", "{}"))
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, json.JSONDecodeError) as error:
+        msg = (
+            f"{path} is not a safetensors checkpoint ({error}); stpath reads no pickles (.pt, .pth), because loading "
+            "one can run code: give a .safetensors written by `stpath run 11`"
+        )
+        raise InputError(msg) from error
+    if config.get("schema") != SCHEMA:
+        msg = f"{path} has schema {config.get('schema')!r}; expected {SCHEMA!r}, as written by `stpath run 11`"
+        raise InputError(msg)
+    try:
+        model = NucleiNet(**config["model"])
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError, KeyError) as error:
+        msg = f"{path} does not fit its own configuration ({error}); train it again"
+        raise InputError(msg) from error
+    return model.to(pick_device(device)).eval()
+
+
+def with_type_head(model: NucleiNet, head: TypeHead, classes: Sequence[str]) -> NucleiNet:
+    """A copy of the network (same segmentation weights) with another type head."""
+    twin = NucleiNet(**{**model.config, "classes": list(classes)})
+    twin.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("type_head")}, strict=False)
+    twin.type_head.load_state_dict(head.state_dict())
+    return twin.to(next(model.parameters()).device).eval()
+
+
+def predict_image(
+    model: NucleiNet,
+    image: np.ndarray,
+    mpp: float,
+    *,
+    threshold: float = 0.5,
+    tile_px: int = 1024,
+    margin_px: int = 64,
+    average_flips: bool = True,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Nuclei:
+    """Nuclei of an RGB image of any size.
+
+    image : (H, W, 3) uint8; mpp : its micrometres per pixel. The network works at `model.mpp`; its maps are brought
+    back to the input's grid before they are split into nuclei, so borders are drawn at the input's resolution.
+    tile_px, margin_px : tiles, in network pixels, each seen with a margin; a nucleus belongs to the tile whose core
+    holds its centroid. average_flips : mean of the four mirrored predictions. `progress` wraps the tiles.
+    """
+    _check_image(image, mpp)
+    height, width = image.shape[:2]
+    core, margin = (max(1, round(n * model.mpp / mpp)) for n in (tile_px, margin_px))  # input pixels
+    corners = [(top, left) for top in range(0, height, core) for left in range(0, width, core)]
+    instances = np.zeros((height, width), np.int32)
+    probability = np.zeros((height, width), np.float32)
+    features, type_probs, n = [], [], 0
+    for top, left in progress(corners):
+        y0, x0 = max(top - margin, 0), max(left - margin, 0)
+        y1, x1 = min(top + core + margin, height), min(left + core + margin, width)
+        maps, fine, context, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips)
+        found = instances_from_maps(maps[0], maps[1:], mpp=mpp, threshold=threshold)
+        bottom, right = min(top + core, height), min(left + core, width)
+        probability[top:bottom, left:right] = maps[0, top - y0 : bottom - y0, left - x0 : right - x0]
+        window = instances[y0:y1, x0:x1]
+        found[window > 0] = 0  # what an earlier tile already holds
+        area, centroids = _measure(found)
+        x, y = centroids.T + np.array([[x0], [y0]])
+        mine = (area > 0) & (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        table = np.concatenate([[0], np.where(mine, n + np.cumsum(mine), 0)]).astype(np.int32)
+        features.append(_nucleus_features(fine, context, found, centroids, padded)[mine])
+        window += table[found]
+        n += int(mine.sum())
+    area, centroids = _measure(instances)
+    pooled = np.concatenate(features)
+    if model.type_head is not None:
+        type_probs = type_probabilities(model.type_head, pooled)
+    return Nuclei(instances, centroids, area, probability, pooled, type_probs if model.classes else None, model.classes)
+
+
+def type_probabilities(head: TypeHead, features: np.ndarray) -> np.ndarray:
+    """Softmax of a type head on cached nucleus features: (n, F) -> (n, K)."""
+    device = next(head.parameters()).device
+    with torch.no_grad():
+        return head.eval()(torch.from_numpy(features).to(device)).softmax(1).cpu().numpy()
+
+
+def type_map(model: NucleiNet, image: np.ndarray, mpp: float) -> np.ndarray:
+    """Type probabilities of every pixel, as if it were a nucleus of its own: (H, W, 3) -> (K, H, W). For looking at."""
+    _check_image(image, mpp)
+    if model.type_head is None:
+        msg = "this checkpoint has no type head (its training set has no types); type_map needs one"
+        raise InputError(msg)
+    _, fine, context, padded = _network_maps(model, image, mpp, average_flips=False)
+    wide = F.interpolate(context, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    pixels = torch.cat([fine, wide], 1)[0].flatten(1).T  # (h * w, F)
+    probs = torch.from_numpy(type_probabilities(model.type_head, pixels.numpy())).T.reshape(1, -1, *fine.shape[-2:])
+    probs = F.interpolate(probs, size=padded, mode="bilinear", align_corners=False)[0]
+    return probs[:, : image.shape[0], : image.shape[1]].numpy()
+
+
+def _check_image(image: np.ndarray, mpp: float) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        msg = f"the image has shape {image.shape} and type {image.dtype}; expected (H, W, 3) uint8: give RGB"
+        raise InputError(msg)
+    if min(image.shape[:2]) < 16:
+        msg = f"the image has shape {image.shape}; at least 16 x 16 pixels are needed"
+        raise InputError(msg)
+    if not 0.05 <= mpp <= 4:
+        msg = f"mpp is {mpp}; a nucleus can be outlined between 0.05 and 4 micrometres per pixel: check the unit"
+        raise InputError(msg)
+
+
+@torch.no_grad()
+def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, average_flips: bool):
+    """Maps at the crop's own pixels (3, H, W): probability, horizontal, vertical; and features at the network's grid.
+
+    The features, (1, F, h, w) and (1, C, h', w'), cover the crop padded to whole strides: its shape comes last.
+    """
+    device = next(model.parameters()).device
+    height, width = crop.shape[:2]
+    ratio, step = mpp / model.mpp, model.coarsest
+    grid = tuple(math.ceil(n * ratio / step) * step for n in (height, width))  # whole strides of the network
+    padded = tuple(max(round(g / ratio), n) for g, n in zip(grid, (height, width), strict=True))
+    crop = np.pad(crop, ((0, padded[0] - height), (0, padded[1] - width), (0, 0)), mode="edge")
+    x = torch.from_numpy(crop).permute(2, 0, 1)[None].float().to(device) / 255
+    x = F.interpolate(x, size=grid, mode="bilinear", antialias=ratio < 1, align_corners=False)
+    total, features = 0.0, ()
+    for axes in ([], [3], [2], [2, 3]) if average_flips else ([],):
+        logit, distance, *kept = model(x.flip(axes))
+        sign = torch.tensor([-1.0 if 3 in axes else 1.0, -1.0 if 2 in axes else 1.0], device=device)[:, None, None]
+        total = total + torch.cat([logit[:, None].sigmoid(), distance * sign], 1).flip(axes)
+        features = features or kept
+    maps = F.interpolate(total / (4 if average_flips else 1), size=padded, mode="bilinear", align_corners=False)[0]
+    return maps[:, :height, :width].cpu().numpy(), features[0].float().cpu(), features[1].float().cpu(), padded
+
+
+def _nucleus_features(
+    fine, context, instances: np.ndarray, centroids: np.ndarray, padded: tuple[int, int]
+) -> np.ndarray:
+    """Mean network feature per nucleus (n, F). One too small to own an output pixel takes the one at its centroid."""
+    n, (h, w) = len(centroids), fine.shape[-2:]
+    instances = np.pad(instances, [(0, p - size) for p, size in zip(padded, instances.shape, strict=True)])
+    rows = ((np.arange(h) + 0.5) * padded[0] / h).astype(int)
+    cols = ((np.arange(w) + 0.5) * padded[1] / w).astype(int)
+    coarse = instances[rows][:, cols]
+    missing = np.setdiff1d(np.flatnonzero(np.bincount(instances.ravel(), minlength=n + 1)[1:]) + 1, coarse)
+    at = (centroids[missing - 1] * (w / padded[1], h / padded[0])).astype(int)
+    coarse[np.minimum(at[:, 1], h - 1), np.minimum(at[:, 0], w - 1)] = missing
+    pooled, keys = pool_nuclei(fine, context, torch.from_numpy(coarse)[None])
+    out = np.zeros((n, fine.shape[1] + context.shape[1]), np.float32)
+    out[keys[:, 1].numpy() - 1] = pooled.numpy()
+    return out
+
+
+def _measure(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area in pixels (n,) and centroid (n, 2) as x, y of pixel centres, for ids 1..n; a missing id has area 0."""
+    n = int(instances.max(initial=0))
+    r, c = np.nonzero(instances)
+    ids = instances[r, c]
+    area = np.bincount(ids, minlength=n + 1)[1:]
+    xy = [np.bincount(ids, weights=v + 0.5, minlength=n + 1)[1:] / np.maximum(area, 1) for v in (c, r)]
+    return area, np.stack(xy, 1)
+
+
+def predict_folder(
+    checkpoint: str | Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    mpp: float | None = None,
+    device: str = "auto",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Path:
+    """Predict every image and write masks, GeoJSON and one table; returns the table's path.
+
+    images : a folder, a file, or several files. mpp : used for images whose file does not say it; one that says
+    nothing and is given nothing is refused before anything is written.
+    Writes `out/labels/<stem>.png` (uint16 ids at the input's size), `out/<stem>.geojson` for QuPath, and
+    `out/nuclei.csv` (image, id, x_um, y_um, area_um2, and with a type head type and confidence).
+    """
+    import imageio.v3 as iio
+    import pandas as pd
+
+    from stpath_core.io import list_images, read_image, write_geojson
+
+    model = load(checkpoint, device=device)
+    paths = list_images(images)
+    stems = [p.stem for p in paths]
+    twice = sorted({s for s in stems if stems.count(s) > 1})
+    if twice:
+        msg = f"two images share the name {twice[0]!r}, so their results would overwrite each other: rename one"
+        raise InputError(msg)
+    out, tables = Path(out), []
+    for path in progress(paths):
+        image, image_mpp = read_image(path, mpp=mpp)
+        nuclei = predict_image(model, image, image_mpp)
+        n = len(nuclei.area_px)
+        if n > np.iinfo(np.uint16).max:
+            msg = f"{path.name} holds {n} nuclei, more than a uint16 mask can number: cut the image into parts"
+            raise InputError(msg)
+        types = confidence = None
+        if nuclei.type_probs is not None:
+            types = np.array(nuclei.classes, dtype=object)[nuclei.type_probs.argmax(1)]
+            confidence = nuclei.type_probs.max(1)
+        with atomic_path(out / "labels" / f"{path.stem}.png") as aside:
+            iio.imwrite(aside, nuclei.instances.astype(np.uint16))
+        write_geojson(out / f"{path.stem}.geojson", nuclei.instances, types=types, confidence=confidence)
+        columns = {
+            "image": path.name, "id": np.arange(1, n + 1), "x_um": nuclei.centroids_px[:, 0] * image_mpp,
+            "y_um": nuclei.centroids_px[:, 1] * image_mpp, "area_um2": nuclei.area_px * image_mpp**2,
+        }  # fmt: skip
+        if types is not None:
+            columns |= {"type": types, "confidence": confidence}
+        tables.append(pd.DataFrame(columns))
+    table = out / "nuclei.csv"
+    with atomic_path(table) as aside:
+        pd.concat(tables).to_csv(aside, index=False, float_format="%.3f")
+    return table

@@ -1,0 +1,110 @@
+"""The nuclei network: shapes on CNN and ViT encoders, pooling, losses, and what unknown labels must not do."""
+
+import numpy as np
+import pytest
+import torch
+
+from stpath_core.data import distance_targets
+from stpath_core.losses import dice_loss, distance_loss, nucleus_loss, type_loss
+from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
+
+SLIM = {"out_indices": [0, 1, 2, 3], "channels": [8, 8, 16, 16], "stem_width": 8}
+VIT = {"out_indices": [1, 3], "dynamic_img_size": True, "depth": 4, "embed_dim": 24, "num_heads": 2}
+
+
+@pytest.mark.parametrize(("encoder", "args"), [("resnet10t", SLIM), ("vit_tiny_patch16_224", VIT)])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_any_timm_encoder_gives_maps_at_the_asked_stride(encoder, args, stride):
+    model = NucleiNet(encoder=encoder, encoder_args=args, width=8, stride=stride, classes=("a", "b")).eval()
+    logit, distance, fine, context = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+    h, w = 64 // stride, 96 // stride
+    assert logit.shape == (2, h, w)
+    assert distance.shape == (2, 2, h, w)
+    assert fine.shape == (2, 8, h, w)
+    ids = torch.zeros(2, h, w, dtype=torch.long)
+    ids[:, :5, :5] = 3
+    features, keys = pool_nuclei(fine, context, ids)
+    assert keys.tolist() == [[0, 3], [1, 3]]
+    assert model.type_head(features).shape == (2, 2)
+
+
+def test_uint8_and_unit_float_images_give_the_same_maps():
+    model = NucleiNet(encoder_args=SLIM, width=8).eval()
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(model(image)[0], model(image.float() / 255)[0])
+
+
+def test_no_classes_leave_the_type_head_out():
+    assert NucleiNet(encoder_args=SLIM, width=8).type_head is None
+
+
+def test_pooling_is_the_mean_over_the_pixels_of_each_nucleus():
+    torch.manual_seed(0)
+    fine, context = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 8, 8)  # context on the same grid: no interpolation
+    ids = torch.randint(0, 4, (2, 8, 8))
+    features, keys = pool_nuclei(fine, context, ids)
+    for row, (b, k) in zip(features, keys.tolist(), strict=True):
+        mask = ids[b] == k
+        torch.testing.assert_close(row, torch.cat([fine[b][:, mask].mean(1), context[b][:, mask].mean(1)]))
+
+
+def test_distance_targets_reach_one_at_both_ends_and_zero_at_the_centre():
+    ids = torch.zeros(1, 9, 21, dtype=torch.long)
+    ids[0, 2:7, 3:16] = 7  # 5 rows, 13 columns
+    target = distance_targets(ids)[0]
+    assert target[0, 4, 3] == -1
+    assert target[0, 4, 15] == 1
+    assert target[0, 4, 9] == 0
+    assert target[1, 2, 9] == -1
+    assert target[1, 6, 9] == 1
+    assert target[:, ids[0] == 0].abs().max() == 0
+
+
+def test_equal_ids_in_two_images_are_two_nuclei():
+    ids = torch.zeros(2, 4, 12, dtype=torch.long)
+    ids[0, :, :4] = 1
+    ids[1, :, 6:12] = 1
+    alone = torch.cat([distance_targets(ids[:1]), distance_targets(ids[1:])])
+    torch.testing.assert_close(distance_targets(ids), alone)
+
+
+def test_losses_are_zero_for_a_perfect_answer_and_grow_with_error():
+    target = (torch.rand(2, 16, 16) > 0.5).float()
+    sure = (target * 2 - 1) * 50
+    assert nucleus_loss(sure, target) < 1e-3
+    assert dice_loss(-sure, target) > 0.9
+    maps = torch.rand(2, 2, 16, 16)
+    assert distance_loss(maps, maps, target) == 0
+
+
+def test_gradient_term_sees_only_the_inside():
+    target, inside = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8)
+    inside[:, 2:6, 2:6] = 1
+    wrong = target.clone()
+    wrong[:, :, 0, 0] = 1.0  # an error whose neighbours all lie outside
+    mse = wrong.square().mean()
+    torch.testing.assert_close(distance_loss(wrong, target, inside), mse)
+
+
+def test_unknown_nuclei_give_the_type_head_no_gradient():
+    logits = torch.randn(4, 3, requires_grad=True)
+    type_loss(logits, torch.tensor([0, -1, 2, -1])).backward()
+    assert logits.grad[[1, 3]].abs().max() == 0
+    assert logits.grad[[0, 2]].abs().min() > 0
+    only_unknown = type_loss(logits, torch.full((4,), -1))
+    assert only_unknown == 0
+    only_unknown.backward()
+
+
+def test_a_type_head_learns_separable_features():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (300,))
+    x = torch.eye(3)[labels] @ torch.randn(3, 10) * 3 + torch.randn(300, 10)
+    head = TypeHead(10, 3)
+    opt = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    for _ in range(60):
+        opt.zero_grad()
+        type_loss(head(x), labels).backward()
+        opt.step()
+    assert (head.eval()(x).argmax(1) == labels).float().mean() > 0.95
+    assert np.isfinite(head(x).detach().numpy()).all()
