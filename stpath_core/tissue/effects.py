@@ -34,6 +34,7 @@ class Effects:
     leakage: float = 0.15  # share of transcripts that are seen away from where they were made
     leakage_um: float = 5.0  # um, mean distance of those
     unassigned: float = 0.08  # share of all transcripts that lie anywhere in the tissue, cell or not
+    low_quality: float = 0.06  # share of transcripts below the vendor's quality cut (written, not counted)
     # nuclei as the assay segments them
     missed: float = 0.03  # share of nuclei without a polygon
     merged: float = 0.02  # share of nuclei that share one polygon with their nearest neighbour
@@ -50,7 +51,7 @@ class Effects:
             if not 0 <= value < float("inf"):
                 message = f"effect {field.name}={value!r}; strengths are numbers >= 0 (0 turns the effect off)"
                 raise InputError(message)
-        shares = ("batch_additive", "ambient", "leakage", "unassigned", "missed", "merged", "split")
+        shares = ("batch_additive", "ambient", "leakage", "unassigned", "low_quality", "missed", "merged", "split")
         for name in shares:
             if getattr(self, name) > 0.9:
                 message = f"effect {name}={getattr(self, name)}; a share, at most 0.9"
