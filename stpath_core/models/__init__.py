@@ -1,0 +1,1 @@
+"""One paper, one file; beside them the baselines that every result is seen beside."""
