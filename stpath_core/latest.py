@@ -51,3 +51,35 @@ def _seconds(manifests: list[dict[str, Any]], sources: dict[str, str]) -> dict[s
         return {}
     sources["part1.seconds"] = ", ".join(runs[number]["id"] for number in PART1)
     return {"part1.seconds": round(sum(runs[number]["seconds"] for number in PART1), 1)}
+
+
+def report_lines(runs: Path) -> list[str]:
+    """runs/latest as lines to read: value, interval, whether it lies where the notebook expects it, and the run."""
+    metrics, sources = read_json(runs / "latest" / "metrics.json"), read_json(runs / "latest" / "sources.json")
+    if not metrics:
+        return [f"no numbers in {runs / 'latest'} yet: `stpath run all` makes them"]
+    checks = {
+        check["key"]: check
+        for run in sorted(set(sources.values()))
+        for check in read_json(runs / run / "manifest.json").get("expectations", [])
+        if sources.get(check["key"]) == run
+    }
+    names = [key for key in metrics if not key.endswith((".lo", ".hi"))]
+    width = max(map(len, names))
+    return [f"{name:<{width}}  {_shown(metrics, name):<26}{_judged(checks.get(name))}".rstrip() for name in names]
+
+
+def _shown(metrics: dict[str, Any], name: str) -> str:
+    def text(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.4g}"
+
+    if f"{name}.lo" in metrics:
+        return f"{text(metrics[name])} [{text(metrics[f'{name}.lo'])}, {text(metrics[f'{name}.hi'])}]"
+    return text(metrics[name])
+
+
+def _judged(check: dict[str, Any] | None) -> str:
+    if check is None:
+        return ""
+    word = "as expected" if check["inside"] else "OUTSIDE"
+    return f"{word}, {check['low']:.4g} to {check['high']:.4g}"

@@ -16,7 +16,8 @@ from stpath_core.io.files import atomic_path
 
 PACKAGES = (
     "numpy", "scipy", "pandas", "torch", "torchvision", "timm", "scanpy", "anndata", "squidpy", "spatialdata",
-    "spatialdata-io",    "scikit-image", "scikit-learn", "h5py", "safetensors", "tifffile", "matplotlib", "papermill", "jupytext",
+    "spatialdata-io", "scikit-image", "scikit-learn", "h5py", "safetensors", "tifffile", "matplotlib", "papermill",
+    "jupytext",
 )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def checked(value: Any, parameter: Parameter, *, where: str = "") -> Any:
         return _as_kind(value, parameter.kind)
     except TypeError:
         place = f" of {where}" if where else ""
-        msg = f"parameter {parameter.name}{place} is {value!r} ({type(value).__name__}); declared is {parameter.kind_name}"
+        msg = f"parameter {parameter.name}{place} is {value!r} ({type(value).__name__}); it takes {parameter.kind_name}"
         raise InputError(msg) from None
 
 

@@ -126,3 +126,41 @@ class _NotebookBar:
         if self.handle and (ended or time.monotonic() - self.last >= BAR_EVERY_S):
             self.last = time.monotonic()
             self.handle.update(self._bundle(count, seconds), raw=True)
+
+
+class CellProgress:
+    """The runner's progress through a notebook's code cells: drawn over in a terminal, one line a cell in a log."""
+
+    def __init__(self, cells: list[Any], *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.total = sum(cell.cell_type == "code" for cell in cells)
+        self.quiet = quiet
+        self.count = 0
+        self.heading = ""
+        self.begun = time.monotonic()
+
+    def start(self, cell: Any) -> None:
+        """A cell begins."""
+        if cell.cell_type == "markdown":
+            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            self.heading = (headings or [self.heading])[-1][:60]
+        elif cell.cell_type == "code":
+            self.count += 1
+            self.total = max(self.total, self.count)  # papermill adds a cell when values are given
+            self.begun = time.monotonic()
+            if not self.quiet and self.stream.isatty():
+                self.stream.write(f"\r\x1b[K  cell {self.count} of {self.total}  {self.heading}")
+                self.stream.flush()
+
+    def end(self, cell: Any) -> None:
+        """A cell has ended."""
+        if cell.cell_type == "code" and not self.quiet and not self.stream.isatty():
+            seconds = time.monotonic() - self.begun
+            line = f"  cell {self.count} of {self.total}  {seconds:5.1f} s  {self.heading}"
+            print(line.rstrip(), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """The notebook has ended."""
+        if not self.quiet and self.stream.isatty():
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()

@@ -111,7 +111,7 @@ class Run:
         """End the run: outputs to their place, metrics.json and manifest.json written, runs/latest merged."""
         exact = session.as_written(self.notebook)
         outputs, final = stages.fingerprint(self.stage), stages.stage_folder(self.notebook, self.key)
-        record = {"notebook": self.name, "run": self.folder.name, "exact": exact, "finished": _now()}
+        record = {"notebook": self.name, "run": self.folder.name, "exact": exact, "finished": now()}
         if exact or not (stages.read_marker(final) or {"exact": False})["exact"]:
             with atomic_folder(final) as aside:
                 for item in self.stage.iterdir():
@@ -124,9 +124,7 @@ class Run:
         )
         latest.merge(self.folder.parent)
         if not exact:
-            print(
-                f"Recorded in {_shown(self.folder)}, not merged: other cells ran than those of notebooks/{self.name}.py."
-            )
+            print(f"Recorded in {_shown(self.folder)}, not merged: the cells are not those of {self.name}.py.")
 
     def _make(self, other: stages.Notebook, values: dict[str, Any]) -> None:
         """Run another notebook in a process of its own."""
@@ -190,7 +188,8 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     _current = Run(notebook.name, key, values, given, folder, _open_stage(notebook, key), notebook)
     content = {
         "id": folder.name, "notebook": notebook.name, "dataset": values["dataset"], "profile": values["profile"],
-        "seed": values["seed"],        "status": "running", "begun": _now(), "parameters": values, "given": given, "stage": key,
+        "seed": values["seed"], "status": "running", "begun": now(), "parameters": values, "given": given,
+        "stage": key,
         "data": stages.fingerprint(values["data_dir"]) if values["data_dir"] else {},
         "versions": manifest.versions(), "git": manifest.git_revision(stages.home()), "machine": manifest.machine(),
     }  # fmt: skip
@@ -261,7 +260,8 @@ def _text(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, UTC, to the millisecond: sorts as text."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 

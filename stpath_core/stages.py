@@ -28,15 +28,8 @@ from stpath_core.parameters import MANDATORY, Parameter, declared, refuse_unknow
 MARKER = "complete.json"
 FREE = frozenset(MANDATORY)  # names that may be given without leaving "default parameters"
 NOT_IN_KEY = ("out", "device", "data_dir")  # data_dir enters as the fingerprint of what lies in it
-NOT_LIBRARY = (
-    "cli.py",
-    "doctor.py",
-    "pairing.py",
-    "progress.py",
-    "run.py",
-    "latest.py",
-    "__main__.py",
-)  # cannot change a result
+# The modules that cannot change a result, so that mending one keeps the stages.
+NOT_LIBRARY = ("__main__.py", "cli.py", "doctor.py", "latest.py", "lock.py", "pairing.py", "progress.py", "run.py")
 
 
 def home() -> Path:
@@ -160,13 +153,13 @@ def profile_values(notebook: Notebook, profile: str) -> dict[str, Any]:
     values = {k: v for k, v in (sections.get("all") or {}).items() if k in notebook.parameters} | own
     for name in values:
         if notebook.parameters[name].default is not None:
-            msg = f"{path.name} sets {name} of {notebook.name}, which has a default; declare it as None to let profiles decide"
+            msg = f"{path.name} sets {name} of {notebook.name}, which has a default; declare it as None for that"
             raise InputError(msg)
     return values
 
 
 def shared(values: Mapping[str, Any], given: Mapping[str, Any], other: Notebook) -> dict[str, Any]:
-    """What a notebook hands to one that it needs: data set, seed, profile, device, and given values that the other declares."""
+    """What a notebook hands to one it needs: data set, seed, profile, device, given values that the other declares."""
     always = {name: values[name] for name in MANDATORY if name != "out"}
     return {k: v for k, v in given.items() if k in other.parameters and k not in FREE} | always
 

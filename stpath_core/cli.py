@@ -1,0 +1,191 @@
+"""The command `stpath`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from stpath_core import __version__
+from stpath_core.errors import InputError, StpathError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = """\
+exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command itself is wrong (nothing was
+started); 130 interrupted."""
+
+RUN_EXAMPLES = """\
+examples:
+  stpath run all                                   every notebook at the cpu profile, on the virtual tissue
+  stpath run 10 11 12 --profile smoke              three notebooks, tiny, to see that everything works
+  stpath run 11 -p steps=200 --seed 1              one changed parameter; its type comes from the notebook
+  stpath run 11 12 -p dataset=monuseg -p data_dir=~/monuseg
+  stpath run nuclei_train -f grid/a.yaml --out results
+
+A notebook whose inputs are missing makes them first. Parameters, with units, stand in the first code cell of each
+notebook; an unknown name or a wrong type is an error before anything starts. A name reaches every named notebook that
+declares it, and the notebooks that these need. Values that the profile decides are in notebooks/params/.
+
+Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
+run of each kind is merged into <out>/latest/. Smoke runs are not.
+
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="stpath",
+        description="Run and check the stpath tutorials, and use what they train.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"stpath {__version__}")
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, function: Any, more: str = "") -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=more + EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        made.set_defaults(function=function)
+        return made
+
+    run = command("run", "run notebooks and record what they find", _run, RUN_EXAMPLES)
+    run.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help='number ("11"), name, or "all"')
+    run.add_argument("-p", dest="values", action="append", default=[], metavar="NAME=VALUE", help="a parameter; repeat")
+    run.add_argument("-f", dest="file", type=Path, metavar="FILE.yaml", help="parameters from a YAML file; -p wins")
+    run.add_argument("--profile", help="smoke, cpu or gpu: how large a run (default: cpu)")
+    run.add_argument("--seed", help="tissue and training seed (default: 0)")
+    run.add_argument("--out", help="folder in which run folders are made (default: runs)")
+    run.add_argument(
+        "--reuse", action="store_true", help="skip notebooks whose code, inputs and parameters are unchanged"
+    )
+
+    report = command("report", "show the numbers of the newest successful runs", _report)
+    report.add_argument("--out", default="", help="folder of the runs (default: runs)")
+
+    predict = command("predict-nuclei", "outline and type the nuclei of images with a trained network", _predict)
+    predict.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file written by notebook 11"
+    )
+    predict.add_argument(
+        "images", type=Path, metavar="IMAGES", help="an image, or a folder of PNG, JPEG or TIFF images"
+    )
+    predict.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for labels/, GeoJSON and nuclei.csv"
+    )
+    predict.add_argument("--mpp", type=float, help="micrometres per pixel, for images that do not say so themselves")
+    predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+    command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
+    sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
+    sync.add_argument("--check", action="store_true", help="change nothing; fail when a pair differs or is stale")
+    command(
+        "notebooks", "run every notebook at the cpu profile and keep the outputs in the .ipynb", _notebooks
+    ).add_argument("notebooks", nargs="*", default=["all"], metavar="NOTEBOOK", help="number or name (default: all)")
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    arguments = parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return arguments.function(arguments)
+    except InputError as error:
+        print(f"stpath: {error}", file=sys.stderr)
+        return USAGE
+    except StpathError as error:
+        print(f"stpath: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("stpath: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from stpath_core import run
+
+    texts: dict[str, str] = {}
+    for text in arguments.values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            msg = f"-p {text} has no value; write -p {text}=VALUE"
+            raise InputError(msg)
+        texts[name.strip()] = value
+    texts |= {k: v for k in ("profile", "seed", "out") if (v := getattr(arguments, k)) is not None}
+    planned = run.plan(arguments.notebooks, texts, run.read_parameter_file(arguments.file) if arguments.file else None)
+    return _exit_code(run.run_planned(planned, reuse=arguments.reuse, say=_say))
+
+
+def _exit_code(outcomes: list[Any]) -> int:
+    states = {outcome.status for outcome in outcomes}
+    if "interrupted" in states:
+        return INTERRUPTED
+    return FAILED if states & {"failed", "not run"} else OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from stpath_core import latest, stages
+
+    runs = stages.runs_folder(arguments.out)
+    latest.merge(runs)
+    for line in latest.report_lines(runs):
+        _say(line)
+    return OK
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from stpath_core.predict import predict_folder
+    from stpath_core.progress import track
+
+    predict_folder(
+        arguments.checkpoint,
+        arguments.images,
+        arguments.out,
+        mpp=arguments.mpp,
+        device=arguments.device,
+        progress=track,
+    )
+    return OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    del arguments
+    from stpath_core import doctor
+
+    return OK if doctor.tell(doctor.examine(), say=_say) else FAILED
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from stpath_core import pairing
+
+    return OK if pairing.sync_all(check=arguments.check, say=_say) else FAILED
+
+
+def _notebooks(arguments: argparse.Namespace) -> int:
+    from stpath_core import pairing
+
+    return _exit_code(pairing.fill(arguments.notebooks, say=_say))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
