@@ -20,11 +20,14 @@ test: env ## style, units, every notebook through papermill at smoke; real data 
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
-real: env ## every real-data command (needs STPATH_REAL_DATA=FOLDER)
-	@test -d "$(STPATH_REAL_DATA)/monuseg" || { echo "make real: STPATH_REAL_DATA='$(STPATH_REAL_DATA)' has no folder monuseg;" \
-	  "set it to a folder that holds one: make real STPATH_REAL_DATA=/data/real" >&2; exit 2; }
+real: realdata env ## every real-data command (needs STPATH_REAL_DATA=FOLDER)
 	$(BIN)/stpath run 11 12 -p dataset=monuseg -p data_dir="$(STPATH_REAL_DATA)/monuseg"
 	@$(BIN)/stpath report
+
+.PHONY: realdata
+realdata:
+	@test -d "$(STPATH_REAL_DATA)/monuseg" || { echo "make real: STPATH_REAL_DATA='$(STPATH_REAL_DATA)' has no folder monuseg;" \
+	  "set it to a folder that holds one: make real STPATH_REAL_DATA=/data/real" >&2; exit 2; }
 
 lab: env ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

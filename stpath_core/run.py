@@ -65,7 +65,7 @@ def plan(names: Sequence[str], texts: Mapping[str, str], values: Mapping[str, An
     values : typed values from a parameter file: `name: value`, or a section `11_nuclei_train: {name: value}`
 
     Returns the notebooks in the order of their numbers, without those that do not serve the data set.
-    Raises InputError for an unknown notebook, a name that no notebook declares, a wrong type, an unknown profile or data set.
+    Raises InputError for an unknown notebook, a name that no notebook declares, a wrong type, no such profile or data set.
     """
     wanted = stages.notebook_names() if "all" in names else sorted({stages.find_notebook(name).name for name in names})
     notebooks = [stages.find_notebook(name) for name in wanted]
