@@ -1,0 +1,93 @@
+"""The training loop: a resumed run equals an uninterrupted one, the best weights win, bad input is refused."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from stpath_core.errors import InputError
+from stpath_core.fit import fit, pick_device
+
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def to(self, device):
+        return Batch(self.x.to(device), self.y.to(device))
+
+
+def batch_at(step):
+    rng = torch.Generator().manual_seed(step)
+    x = torch.randn(32, 4, generator=rng)
+    return Batch(x, x @ torch.tensor([1.0, -2.0, 0.5, 3.0]))
+
+
+def step_loss(model, batch):
+    return {"loss": (model(batch.x)[:, 0] - batch.y).square().mean()}
+
+
+def new_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 1))
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(n):
+    def hook(step, record):
+        if step == n:
+            raise Stop
+
+    return hook
+
+
+def test_loss_falls_and_history_has_one_record_per_step():
+    model = nn.Linear(4, 1)
+    history = fit(model, step_loss, batch_at, steps=200, lr=0.1)
+    assert [r["step"] for r in history] == list(range(1, 201))
+    assert history[-1]["loss"] < 0.01 * history[0]["loss"]
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    whole, cut = new_model(), new_model()
+    expected = fit(whole, step_loss, batch_at, steps=10, seed=3)
+    state = tmp_path / "resume.safetensors"
+    with pytest.raises(Stop):
+        fit(cut, step_loss, batch_at, steps=10, seed=3, resume=state, save_every=5, hook=stop_at(7))
+    assert state.exists()
+    fresh = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 1))
+    history = fit(fresh, step_loss, batch_at, steps=10, seed=3, resume=state, save_every=5)
+    assert history == expected
+    for a, b in zip(whole.state_dict().values(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert not state.exists()
+
+
+def test_weights_of_the_best_validation_are_kept_and_patience_ends_the_run():
+    model = nn.Linear(4, 1)
+    scores, seen = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0]), []
+
+    def validate(m):
+        seen.append(m.weight.detach().clone())
+        return next(scores)
+
+    history = fit(model, step_loss, batch_at, steps=60, validate=validate, validate_every=10, patience=2)
+    assert len(history) == 40
+    assert torch.equal(model.weight, seen[1])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step():
+    with pytest.raises(InputError, match="step 1"):
+        fit(nn.Linear(4, 1), lambda m, b: {"loss": m(b.x).sum() * float("nan")}, batch_at, steps=3)
+
+
+def test_unknown_device_and_no_steps_are_refused():
+    with pytest.raises(InputError, match="auto, cpu or cuda"):
+        pick_device("abacus")
+    with pytest.raises(InputError, match="steps is 0"):
+        fit(nn.Linear(4, 1), step_loss, batch_at, steps=0)
