@@ -65,7 +65,7 @@ def plan(names: Sequence[str], texts: Mapping[str, str], values: Mapping[str, An
     values : typed values from a parameter file: `name: value`, or a section `11_nuclei_train: {name: value}`
 
     Returns the notebooks in the order of their numbers, without those that do not serve the data set.
-    Raises InputError for an unknown notebook, a name that no notebook declares, a wrong type, no such profile or data set.
+    Raises InputError for an unknown notebook, a name that none declares, a wrong type, no such profile or data set.
     """
     wanted = stages.notebook_names() if "all" in names else sorted({stages.find_notebook(name).name for name in names})
     notebooks = [stages.find_notebook(name) for name in wanted]
@@ -140,7 +140,7 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
                 nb,
                 folder / f"{name}.ipynb",
                 parameters,
-                engine_name=_engine(),
+                engine_name=_engine(folder / "kernel.log"),
                 kernel_name=KERNELSPEC["name"],
                 progress_bar=False,
                 cells_seen=progress,
@@ -253,8 +253,11 @@ def _kernel_environment(folder: Path, given: Mapping[str, Any]) -> Iterator[None
                 os.environ[name] = value
 
 
-def _engine() -> str:
-    """Register papermill's own engine with our kernel and our progress, and return its name."""
+def _engine(log: Path) -> str:
+    """Register papermill's own engine with our kernel and our progress, and return its name.
+
+    log : where the kernel process itself complains; what cells print is in the executed copy
+    """
     import zmq
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -267,6 +270,10 @@ def _engine() -> str:
         @default("transport_encryption")
         def _encrypt(self) -> str:
             return "auto" if zmq.has("curve") else "disabled"
+
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **more: Any) -> None:
+            with log.open("ab") as handle:
+                await super()._async_launch_kernel(kernel_cmd, stdout=handle, stderr=handle, **more)
 
         @property
         def kernel_spec(self) -> KernelSpec:
