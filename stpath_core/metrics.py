@@ -243,6 +243,9 @@ def match_centroids(true_xy_um: np.ndarray, pred_xy_um: np.ndarray, *, radius_um
 
     true_xy_um, pred_xy_um = (np.asarray(xy, float).reshape(-1, 2) for xy in (true_xy_um, pred_xy_um))
     n, m = len(true_xy_um), len(pred_xy_um)
+    if not (np.isfinite(true_xy_um).all() and np.isfinite(pred_xy_um).all()):
+        message = "some centroids are not finite; an id without pixels has none: number the instances 1..n"
+        raise InputError(message)
     if n == 0 or m == 0:
         return np.zeros((0, 2), np.intp)
     near = cKDTree(true_xy_um).sparse_distance_matrix(cKDTree(pred_xy_um), radius_um, output_type="coo_matrix")

@@ -167,6 +167,8 @@ def test_detection_counts_each_nucleus_once():
     assert np.isnan(metrics.detection_f1([], []))
     assert metrics.detection_f1([[0, 0]], [[6, 0]]) == 1
     assert metrics.detection_f1([[0, 0]], [[6.01, 0]]) == 0
+    with pytest.raises(InputError, match="not finite"):
+        metrics.detection_f1([[0, np.nan]], [[0, 0]])
 
 
 def test_type_counts_include_errors_of_detection():
