@@ -30,7 +30,8 @@ class Patient:
     pleomorphism: float  # factor on the spread of neoplastic nuclei
     basophilia: float  # factor on the hematoxylin of the cytoplasm
     collagen: float  # factor on the density of fibres
-    clefts: float  # 0 to 1: how far tumour nests shrink from their stroma
+    clefts: float  # 0 to 1: how far tumour cells shrink from each other and from their stroma
+    vacuoles: float  # 0 to 1.5: how often the cytoplasm is punched by small vacuoles
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def patient_traits(organ: str, patient: int, *, mixture: Mix | None = None) -> P
         )  # fmt: skip
         compartments[region] = replace(c, share=float(share), stroma=stroma, structures=structures)
     size, grade, wild, blue, fibre = np.exp(rng.normal(0, [0.10, 0.14, 0.25, 0.5, 0.25]))
-    return Patient(replace(plan, compartments=compartments), size, grade, wild, blue, fibre, float(rng.beta(0.7, 1.2)))
+    return Patient(replace(plan, compartments=compartments), size, grade, wild, blue.clip(0.5, 2), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
 
 
 def grow(organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 0, mixture: Mix | None = None) -> Architecture:
@@ -147,7 +148,7 @@ def _populate(rng: np.random.Generator, traits: Patient, layout: Layout, region:
     size = np.where(_ROUND[code], np.sqrt(size), size)
     cells = pd.concat([spots[["x_um", "y_um", "structure"]], draw_nuclei(rng, code, size=size, pleomorphism=traits.pleomorphism)], axis=1)
     x, y = cells.x_um.to_numpy(), cells.y_um.to_numpy()
-    fibre = _along(layout.flow, x, y)
+    fibre = nearest(layout.fibre, x, y, grid_um=GRID_UM)
     angle = np.where(_SPINDLES[code] & ~spots.layered, fibre, spots.angle)
     spread = np.where(_ROUND[code], 3.0, np.where(_SPINDLES[code], 0.2, spots.spread))
     cells["angle"] = (angle + spread * rng.standard_normal(len(cells))).astype(np.float32)
@@ -156,11 +157,6 @@ def _populate(rng: np.random.Generator, traits: Patient, layout: Layout, region:
     cells[["x_um", "y_um"]] = settle(cells).clip([2, 2], [width - 2, height - 2])
     cells.insert(0, "cell_id", np.arange(1, len(cells) + 1))
     return cells.set_index("cell_id", drop=False)
-
-
-def _along(flow: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    gy, gx = np.gradient(flow)
-    return np.arctan2(sample(gx, x, y, grid_um=GRID_UM), -sample(gy, x, y, grid_um=GRID_UM))
 
 
 def _layers(rng: np.random.Generator, layout: Layout, mixes: _Mixes) -> pd.DataFrame:
@@ -213,7 +209,7 @@ def _inside(rng: np.random.Generator, layout: Layout, mixes: _Mixes, size_um: tu
     angle = np.arctan2(sample(gy, x, y, grid_um=GRID_UM), sample(gx, x, y, grid_um=GRID_UM))
     return pd.DataFrame({
         "x_um": x, "y_um": y, "structure": owner, "angle": angle, "spread": np.where(edge, 0.5, 1.0),
-        "pitch": 0.92 * table.pitch_um.to_numpy()[owner] * np.exp(rng.normal(0, 0.12, len(x))),
+        "pitch": 0.92 * table.pitch_um.to_numpy()[owner] * np.exp(rng.normal(0, 0.16, len(x))),
         "mix": _recipe_mixes(layout, mixes)[owner], "layered": False, "claim": 1 + rng.random(len(x)),
     })  # fmt: skip
 
@@ -232,7 +228,7 @@ def _stroma(rng: np.random.Generator, traits: Patient, layout: Layout, mixes: _M
         mix[REGIONS.index(name)] = mixes.add(compartment.stroma)
         pitch[REGIONS.index(name)] = compartment.stroma_pitch_um
     muscular = mixes.add({"smooth_muscle": 12, "fibroblast": 1, "endothelial": 0.5, "mast": 0.3, "t_cd4": 0.4, "macrophage": 0.3})
-    patchy = np.exp(0.22 * sample(smooth_noise(rng, layout.depth.shape, scale_px=18 / GRID_UM), x, y, grid_um=GRID_UM))
+    patchy = np.exp(0.28 * sample(smooth_noise(rng, layout.depth.shape, scale_px=14 / GRID_UM), x, y, grid_um=GRID_UM))
     return pd.DataFrame({
         "x_um": x, "y_um": y, "structure": -1, "angle": 0.0, "spread": 0.3,
         "pitch": np.where(muscle, 13.0, pitch[territory]) * patchy * 0.85,
@@ -246,7 +242,7 @@ def _fat(rng: np.random.Generator, layout: Layout, mixes: _Mixes) -> pd.DataFram
     gy, gx = np.gradient(layout.depth)
     x, y = fat.x_um.to_numpy(), fat.y_um.to_numpy()
     heading = rng.uniform(0, 2 * np.pi, len(fat))
-    for _ in range(25):  # walk from the middle to the rim
+    for _ in range(40):  # walk from the middle to the rim
         inside = sample(layout.depth, x, y, grid_um=GRID_UM) > 0.3
         x, y = x + 2.0 * inside * np.cos(heading), y + 2.0 * inside * np.sin(heading)
     angle = np.arctan2(sample(gy, x, y, grid_um=GRID_UM), sample(gx, x, y, grid_um=GRID_UM)) + np.pi / 2

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 from stpath_core.tissue.architecture import Architecture
 from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, REGIONS
 from stpath_core.tissue.structures import GRID_UM, KINDS
-from stpath_core.tissue.texture import Upsampler, along, band, foam, line, window
+from stpath_core.tissue.texture import DIRECTIONS, TILE_PX, Upsampler, band, fibres, foam, streaks, window
 
 _STRIP_PX = 128  # rows painted at a time, to stay inside the cache
 _COARSE_UM = 4.0
@@ -45,6 +45,7 @@ class _Painter:
         self.tumour = table.region.isin(["invasive", "in_situ"]).to_numpy(np.float32)
         plan = arch.traits.plan
         self.collagen = np.array([getattr(plan.compartments.get(r), "collagen", 0.5) for r in REGIONS], np.float32)
+        self.cos, self.sin = np.cos(2 * arch.layout.fibre), np.sin(2 * arch.layout.fibre)
         self._cells(rng, arch)
 
     def _cells(self, rng: np.random.Generator, arch: Architecture) -> None:
@@ -74,29 +75,34 @@ class _Painter:
         lumen = self.up.linear(layout.lumen, rows)
         owner = self.up.nearest(layout.structure, rows)
         kind = self.kind[owner]
-        fine = self.texture(band(1.0, mpp, 2), rows, 0)
+        fine = self.texture(band(0.5, mpp, 2), rows, 0)
+        middle = self.texture(band(1.5, mpp, 7), rows, 6)
         coarse = self.texture(band(5.0, mpp, 3), rows, 1)
-        h, e = self._stroma(rows, depth, fine, coarse)
+        h, e = self._stroma(rows, fine, middle, coarse)
         first, second, cell = self._nearest_cell(rows)
-        h, e = self._cytoplasm(h, e, depth, lumen, owner, kind, first, second, cell, fine, rows)
-        return self._spaces(h, e, depth, lumen, owner, kind, fine, coarse)
+        h, e = self._cytoplasm(h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows)
+        return self._spaces(h, e, depth, lumen, owner, kind, fine, middle, coarse)
 
-    def _stroma(self, rows, depth, fine, coarse):
-        """Collagen: bundles and fibrils along the level lines of the flow, white clefts where a bundle ends."""
-        collagen = self.up.linear(self.collagen[self.layout.territory], rows) * self.traits.collagen
+    def _stroma(self, rows, fine, middle, coarse):
+        """Collagen along the fibre direction: dense bundles with lens-shaped clefts, or loose strands on glass."""
+        mpp = self.mpp
+        wave = [self.texture(band(12.0, mpp, k), rows, 2 + k) for k in (0, 1)]
+        column = (self.columns + self.shift[4, 0] + (2.6 / mpp) * wave[0]).astype(np.int32) % TILE_PX
+        row = (rows[:, None] + self.shift[4, 1] + (2.6 / mpp) * wave[1]).astype(np.int32) % TILE_PX
+        pixel = row * TILE_PX + column
+        turn = np.arctan2(self.up.linear(self.sin, rows), self.up.linear(self.cos, rows))
+        turn = (turn * (0.5 * DIRECTIONS / np.pi)) % DIRECTIONS
+        bundle = streaks(fibres(3.2, 26.0, mpp, 1), turn, pixel)
+        fibril = streaks(fibres(0.9, 12.0, mpp, 2), turn, pixel)
+        patch = self.texture(band(30.0, mpp, 6), rows, 5)
+        collagen = self.up.linear(self.collagen[self.layout.territory], rows) * self.traits.collagen + 0.22 * patch
         muscle = _step(self.up.linear(self.layout.muscle, rows), 0.6)
-        flow = self.up.linear(self.layout.flow, rows)
-        wave = self.texture(band(14.0, self.mpp, 4), rows, 2)
-        flow = flow + 3.2 * wave + 0.7 * self.texture(band(4.0, self.mpp, 5), rows, 3)
-        bundle = along(line(7.0, 1), flow) + 0.6 * coarse
-        fibril = along(line(1.7, 2), flow + 0.5 * coarse)
-        dense = np.clip(collagen, 0, 1.2)
-        e = 0.14 + 0.42 * dense + (0.10 + 0.06 * dense) * bundle + 0.09 * fibril + 0.03 * fine
-        cleft = _step(bundle + 0.5 * fibril + 1.35 + 1.2 * (dense - 0.5), 0.9)
-        e = e * (0.12 + 0.88 * cleft)
-        smooth = 0.58 + 0.05 * bundle + 0.07 * fibril
-        e = e + muscle * (smooth - e)
-        h = 0.035 + 0.02 * fibril + 0.02 * coarse + 0.03 * self.traits.basophilia
+        tight = np.clip(np.maximum(collagen, muscle * 0.85), 0, 1.1)
+        cleft = _step(bundle + 0.25 * fibril - (2.6 * tight - 0.55), 0.55)
+        strand = np.exp(-(((bundle - 0.9 + 0.5 * coarse) / 0.22) ** 2)) + 0.6 * np.exp(-((fibril / 0.3) ** 2)) * (coarse > 0)
+        solid = 0.34 + 0.26 * tight + 0.075 * bundle + (0.06 + 0.03 * tight) * fibril + 0.035 * middle + 0.03 * fine
+        e = solid + cleft * (0.045 + 0.3 * strand - solid)
+        h = 0.02 + 0.03 * self.traits.basophilia * (1 + 0.6 * middle + 0.4 * fibril) * (1 - 0.6 * cleft)
         return np.maximum(h, 0), np.maximum(e, 0.01)
 
     def _nearest_cell(self, rows):
@@ -117,30 +123,39 @@ class _Painter:
             first = np.minimum(first, far)
         return first, second, cell
 
-    def _cytoplasm(self, h, e, depth, lumen, owner, kind, first, second, cell, fine, rows):
-        inside = _step(depth, 1.2) * np.isin(kind, [KINDS.index(k) for k in ("gland", "solid", "glomerulus")])
-        bare = self.texture(foam(3.2, self.mpp, 1), rows, 4)
+    def _cytoplasm(self, h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows):
+        """Cell bodies: granular or emptied, parted by membranes; inside structures they fill everything up to the lumen."""
+        inside = _step(depth, 1.0) * np.isin(kind, [KINDS.index(k) for k in ("gland", "solid", "glomerulus")])
+        bare = self.texture(foam(2.6, self.mpp, 1), rows, 4)
         clear = self.clear[owner]
-        grain = 1 + self.grain[cell] * 0.6 * (fine - clear * 0.5)
+        grain = self.grain[cell]
+        grain = 1 + grain * (0.5 * fine + 0.7 * middle + 0.45 * coarse) - (1 - bare) * grain * 0.5
+        hole = _step(self.texture(band(2.2, self.mpp, 8), rows, 7) - 2.6 + self.traits.vacuoles, 0.7)
+        grain = np.maximum(grain, 0.05) * (1 - 0.85 * hole)
         body_e = self.cyto_e[cell] * grain * (1 - clear * (0.97 - 0.55 * bare))
         body_h = self.cyto_h[cell] * grain * (1 - clear * (0.9 - 0.4 * bare))
-        wall = np.exp(-(((second - first) / 1.1) ** 2))
-        body_e = body_e + wall * (self.border[cell] * (0.5 + 1.6 * clear))
-        brush = np.exp(-(((lumen + 0.6) / 0.9) ** 2)) * 0.12
-        own = inside + (1 - inside) * _step(self.reach[cell] - first, 1.0) * _step(-lumen, 1.0) * 0.9
+        wall = np.exp(-(((second - first) / 0.9) ** 2))
+        body_e = body_e + wall * self.border[cell] * (0.5 + 2.2 * clear) * np.maximum(clear, _step(coarse + 0.8, 1.0))
+        brush = np.exp(-(((lumen + 0.6) / 0.8) ** 2)) * 0.12
+        own = inside + (1 - inside) * _step(self.reach[cell] - first, 1.0) * _step(-lumen, 1.0) * 0.8
         h = h + own * (body_h - h)
         e = e + own * (body_e + brush - e)
-        membrane = np.exp(-((depth / 0.8) ** 2)) * (inside > 0) * 0.16
-        e = e + membrane
-        halo = np.exp(-(((depth + 2.2) / 1.6) ** 2)) * self.tumour[owner] * self.traits.clefts
-        return h, e * (1 - 0.9 * halo)
+        e = e + np.exp(-((depth / 0.7) ** 2)) * (inside > 0) * 0.16
+        shrunk = _step(coarse + 2.5 * self.traits.clefts - 1.6, 0.8) * self.tumour[owner]
+        e = e * (1 - 0.9 * self.traits.clefts * self.tumour[owner] * inside * np.exp(-(((second - first) / 0.6) ** 2)) * _step(coarse + 0.5, 0.8))
+        halo = np.exp(-(((depth + 1.6 + 0.7 * coarse) / (0.8 + 0.5 * self.traits.clefts)) ** 2)) * shrunk
+        return h, e * (1 - 0.92 * halo)
 
-    def _spaces(self, h, e, depth, lumen, owner, kind, fine, coarse):
+    def _spaces(self, h, e, depth, lumen, owner, kind, fine, middle, coarse):
         """Lumens, alveoli, the fat in fat cells: glass, now and then with secretion."""
-        open_ = _step(lumen, 0.9)
-        secretion = self.mucin[owner] * _step(coarse + self.mucin[owner] * 3 - 1.6, 1.0)
-        inside_e = 0.015 + secretion * (0.32 + 0.05 * fine)
-        inside_h = 0.01 + secretion * 0.05
+        open_ = _step(lumen, 0.7)
+        mucin = self.mucin[owner]
+        secretion = mucin * _step(0.5 * lumen - 2 + 2.0 * coarse * (1 - mucin) + 4 * (mucin - 0.6), 1.6)
+        inside_e = 0.012 + secretion * (0.34 + 0.06 * middle + 0.05 * fine)
+        inside_h = 0.008 + secretion * 0.05
         h, e = h + open_ * (inside_h - h), e + open_ * (inside_e - e)
-        fat = (kind == KINDS.index("fat")) * _step(depth - 0.1, 0.9)
-        return h + fat * (0.005 - h), e + fat * (0.01 - e)
+        fat = kind == KINDS.index("fat")
+        rim = fat * np.exp(-((depth / 0.55) ** 2))
+        empty = fat * _step(depth - 0.6, 0.6)
+        e = e + rim * (0.42 - e)
+        return h + empty * (0.005 - h), e + empty * (0.01 - e)

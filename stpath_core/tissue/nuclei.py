@@ -1,7 +1,7 @@
 """Nuclei as geometry: parameters drawn per cell, outlines as polygons of 32 vertices, cells around them.
 
 A nucleus is an ellipse whose radius wobbles with the angle and whose long axis may be bent:
-    r(t) = 1 + sum_m wave_m cos(m t + turn_m),   (u, v) = (a r cos t, b r sin t + bend (u^2 / a - a / 2)),
+    r(t) = 1 + sum_m wave_m cos(m t + turn_m),  u = a r cos t,  v = b r sin t (1 - taper (u / a)^2) + bend (u^2 / a - a / 2),
 then turned by `angle` and moved to (x, y). The renderer inverts the same two lines for every pixel.
 """
 
@@ -34,6 +34,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     area = p["area_um2"] * size * np.exp(p["area_sd"] * wild * z[0]) * cap
     aspect = 1.0 + (p["aspect"] - 1.0) * np.exp(2.2 * p["aspect_sd"] * z[1])
     table = pd.DataFrame({"long_um": np.sqrt(area * aspect / np.pi), "short_um": np.sqrt(area / aspect / np.pi)})
+    table["taper"] = (0.22 * (aspect - 1.4)).clip(0, 0.5)
     table["bend"] = p["bend"] * z[2] * 1.2
     for m in WAVES:
         amplitude = p["wobble"] * wild * rng.rayleigh(1.5 / m, n)
@@ -46,7 +47,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     table["clump_um"] = p["clump_um"]
     table["nucleoli"] = rng.poisson(p["nucleoli"]).clip(0, 3)
     table["nucleolus_um"] = p["nucleolus_um"] * rng.uniform(0.75, 1.25, n)
-    table["blur_um"] = 0.18 + 0.9 * (1 - cap)
+    table["blur_um"] = 0.12 + 0.8 * (1 - cap)
     mitosis = (code == FINE_TYPES.index("carcinoma_cycling")) & (rng.random(n) < 0.3)
     table["mitosis"] = mitosis
     table.loc[mitosis, "short_um"] *= 0.55
@@ -54,7 +55,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     return table.astype({name: np.float32 for name in table if name not in ("nucleoli", "mitosis")})
 
 
-def settle(cells: pd.DataFrame, *, rounds: int = 5, touch: float = 0.95) -> np.ndarray:
+def settle(cells: pd.DataFrame, *, rounds: int = 5, touch: float = 0.9) -> np.ndarray:
     """(n, 2) centres, pushed apart until nuclei only just touch; what cannot be resolved stays a slight overlap."""
     xy = cells[["x_um", "y_um"]].to_numpy().copy()
     long, short, angle = (cells[name].to_numpy() for name in ("long_um", "short_um", "angle"))
@@ -72,7 +73,7 @@ def settle(cells: pd.DataFrame, *, rounds: int = 5, touch: float = 0.95) -> np.n
     return xy
 
 
-def crowded(cells: pd.DataFrame, *, limit: float = 0.72) -> np.ndarray:
+def crowded(cells: pd.DataFrame, *, limit: float = 0.62) -> np.ndarray:
     """(n,) bool: cells whose nucleus lies deep inside a neighbour's; of each such pair, the smaller."""
     xy = cells[["x_um", "y_um"]].to_numpy()
     long, short, angle = (cells[name].to_numpy() for name in ("long_um", "short_um", "angle"))
@@ -93,11 +94,11 @@ def _radius(long: np.ndarray, short: np.ndarray, angle: np.ndarray) -> np.ndarra
 def outlines(cells: pd.DataFrame) -> np.ndarray:
     """(n, 32, 2) float32 polygons of the nuclei in um."""
     t = np.linspace(0, 2 * np.pi, VERTICES, endpoint=False, dtype=np.float32)[None]
-    c = {name: cells[name].to_numpy(np.float32)[:, None] for name in ("x_um", "y_um", "long_um", "short_um", "bend", "angle")}
+    c = {name: cells[name].to_numpy(np.float32)[:, None] for name in ("x_um", "y_um", "long_um", "short_um", "taper", "bend", "angle")}
     r = 1 + sum(cells[f"wave{m}"].to_numpy(np.float32)[:, None] * np.cos(m * t + cells[f"turn{m}"].to_numpy(np.float32)[:, None])
                 for m in WAVES)  # fmt: skip
     u, v = c["long_um"] * r * np.cos(t), c["short_um"] * r * np.sin(t)
-    v = v + c["bend"] * (u**2 / c["long_um"] - 0.5 * c["long_um"])
+    v = v * (1 - c["taper"] * np.minimum((u / c["long_um"]) ** 2, 1)) + c["bend"] * (u**2 / c["long_um"] - 0.5 * c["long_um"])
     cos, sin = np.cos(c["angle"]), np.sin(c["angle"])
     return np.stack([c["x_um"] + cos * u - sin * v, c["y_um"] + sin * u + cos * v], -1).astype(np.float32)
 

@@ -59,7 +59,8 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     for i, pixel, u, v in _windows(cells, reach, mpp=mpp, shape=h.shape):
         a, b = p["long_um"][i], p["short_um"][i]
         v = v - p["bend"][i] * (u * u / a - 0.5 * a)
-        un, vn = u / a, v / b
+        un = u / a
+        vn = v / (b * (1 - p["taper"][i] * np.minimum(un * un, 1)))
         radius = np.hypot(un, vn) + 1e-6
         direction = ((un + 1j * vn) / radius).astype(np.complex64)
         power, rim = direction, np.ones_like(radius)
@@ -133,5 +134,5 @@ def _red_cells(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     long = rng.uniform(2.4, 3.2, n)
     return pd.DataFrame({
         "x_um": x[here], "y_um": y[here], "angle": rng.uniform(0, 3.1, n), "long_um": long,
-        "short_um": long * rng.uniform(0.65, 1.0, n), "h": 0.0, "e": rng.uniform(0.9, 1.25, n), "rim": 0.1, "opacity": 0.95,
+        "short_um": long * rng.uniform(0.65, 1.0, n), "h": -0.1, "e": rng.uniform(0.6, 0.85, n), "rim": 0.08, "opacity": 0.95,
     })  # fmt: skip

@@ -32,7 +32,7 @@ class Layout:
     structure: np.ndarray  # int32 row of `structures` that is nearest
     depth: np.ndarray  # float32 um inside the nearest structure's outline; negative outside
     lumen: np.ndarray  # float32 um inside a lumen; negative in tissue
-    flow: np.ndarray  # float32 stream function: fibres and spindle cells run along its level lines
+    fibre: np.ndarray  # float32 direction of the fibres, radians
     muscle: np.ndarray  # float32, positive where the stroma is smooth muscle
     structures: pd.DataFrame  # one row per structure: recipe, kind, region, place, size, wall
 
@@ -45,10 +45,10 @@ def lay_out(rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, floa
     structure, edge = _bubbles(rng, structures, territory, shape)
     slope = np.hypot(*np.gradient(edge)) / GRID_UM
     depth = (edge / np.clip(ndi.uniform_filter(slope, 5), 0.6, 1.6)).astype(np.float32)
-    lumen = _lumens(rng, structures, structure, depth)
+    lumen, depth = _lumens(rng, structures, structure, depth)
     muscle = np.take(_by_region(plan, "muscle"), territory)
     muscle = (smooth_noise(rng, shape, scale_px=45 / GRID_UM) + 3.2 * (muscle - 0.5)) * (muscle > 0) - (muscle == 0)
-    return Layout(territory, structure, depth, lumen, _flow(rng, depth), muscle.astype(np.float32), structures)
+    return Layout(territory, structure, depth, lumen, _fibre(rng, depth), muscle.astype(np.float32), structures)
 
 
 def _by_region(plan: Organ, name: str) -> np.ndarray:
@@ -131,27 +131,44 @@ def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarra
     return index.reshape(shape).astype(np.int32), edge.reshape(shape).astype(np.float32)
 
 
-def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """Signed distance (um, roughly) inside a lumen: beyond the epithelium's height, or in a punched-out hole."""
+def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray, depth: np.ndarray) -> tuple:
+    """(gh, gw) um inside a lumen (negative in tissue), and the depth again, now 0 in the stromal core of folds.
+
+    A lumen starts where the epithelium's height ends. Folds raise the wall by an amount read at the foot of the normal,
+    so that they are ridges of the wall and never islands. Filled structures get round holes, glomeruli a capsule's space.
+    """
     shape = depth.shape
     trait = {name: table[name].to_numpy(np.float32)[structure] for name in ("height_um", "folds", "holes")}
     kind = table.kind.map(KINDS.index).to_numpy()[structure]
-    ripple = smooth_noise(rng, shape, scale_px=11 / GRID_UM)
-    height = trait["height_um"] * (1 + trait["folds"] * ripple.clip(-1.2, 1.6)) + 0.9 * ripple
-    lumen = depth - np.where(kind == KINDS.index("alveolus"), trait["height_um"], height)
+    row, column = np.indices(shape, dtype=np.float32)
+    gy, gx = np.gradient(ndi.uniform_filter(depth, 5))
+    steep = np.hypot(gy, gx) + 1e-3
+    foot = [(q - g / steep * depth / GRID_UM).round().astype(int).clip(0, n - 1)
+            for q, g, n in zip((row, column), (gy, gx), shape, strict=True)]  # fmt: skip
+    ripple = smooth_noise(rng, shape, scale_px=9 / GRID_UM)
+    fold = ndi.uniform_filter(ripple[*foot], 3).clip(-0.3, 1.8)
+    lumen = depth - trait["height_um"] * (1 + trait["folds"] * fold) - 0.8 * ripple
+    lumen /= np.clip(np.hypot(*np.gradient(lumen)) / GRID_UM, 1, 3)
     hole = 6.0 * (smooth_noise(rng, shape, scale_px=20 / GRID_UM) - (1.65 - 4 * trait["holes"]))
     lumen = np.where(trait["holes"] > 0, np.minimum(depth - 11, hole), lumen)
+    lumen = np.where(kind == KINDS.index("alveolus"), depth - trait["height_um"], lumen)
     capsule = np.minimum(depth - 3.5, 10.5 + 1.5 * ripple - depth)
-    return np.where(kind == KINDS.index("glomerulus"), capsule, lumen).astype(np.float32)
+    lumen = np.where(kind == KINDS.index("glomerulus"), capsule, lumen).astype(np.float32)
+    folded = (kind == KINDS.index("gland")) & (lumen < 0)
+    return lumen, np.where(folded, np.minimum(depth, trait["height_um"] + 2 + lumen), depth).astype(np.float32)
 
 
-def _flow(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
-    """Stream function of the fibres (um): level lines wrap around structures and sweep freely far from them."""
+def _fibre(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
+    """Direction of the fibres: around structures near them, in sweeping curves far from them.
+
+    They follow the level lines of a stream function, which turns from distance to a smooth noise.
+    """
     diagonal = int(np.ceil(np.hypot(*depth.shape))) + 2
-    sweep = 70 * smooth_noise(rng, (diagonal, diagonal), scale_px=(60 / GRID_UM, 260 / GRID_UM))
+    sweep = 70 * smooth_noise(rng, (diagonal, diagonal), scale_px=(60 / GRID_UM, 300 / GRID_UM))
     sweep = ndi.rotate(sweep, rng.uniform(0, 180), reshape=False, order=1, mode="reflect")
     top, left = ((diagonal - n) // 2 for n in depth.shape)
     sweep = sweep[top : top + depth.shape[0], left : left + depth.shape[1]]
     away = np.maximum(-depth, 0)
     near = np.exp(-away / 30)
-    return (near * 1.6 * away + (1 - near) * sweep).astype(np.float32)
+    gy, gx = np.gradient(ndi.uniform_filter(near * 1.6 * away + (1 - near) * sweep, 7))
+    return np.arctan2(gx, -gy).astype(np.float32)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 TILE_PX = 512
-LINE_STEP_UM = 0.125
+DIRECTIONS = 12
 
 
 @lru_cache(maxsize=64)
@@ -41,15 +41,23 @@ def foam(scale_um: float, mpp: float, seed: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def line(scale_um: float, seed: int) -> np.ndarray:
-    """(16384,) float32 noise along one axis, mean 0 and standard deviation 1, sampled every LINE_STEP_UM: fibre profiles."""
+def fibres(width_um: float, length_um: float, mpp: float, seed: int) -> np.ndarray:
+    """(12, 512, 512) float32 tiles of streaks, one per direction k * 180 / 12 degrees, mean 0 and standard deviation 1.
+
+    All directions are made from the same noise, so that a blend of two neighbours is a streak in between.
+    """
     rng = np.random.default_rng([seed, 79])
-    n = 16384
-    peak = np.fft.rfftfreq(n, LINE_STEP_UM) * scale_um * 2
-    gain = np.exp(-0.5 * peak**2) * (0.15 + peak)
-    gain[0] = 0
-    profile = np.fft.irfft(np.fft.rfft(rng.standard_normal(n)) * gain, n)
-    return (profile / profile.std()).astype(np.float32)
+    noise = np.fft.rfft2(rng.standard_normal((TILE_PX, TILE_PX)))
+    fx, fy = np.meshgrid(np.fft.rfftfreq(TILE_PX, mpp), np.fft.fftfreq(TILE_PX, mpp))
+    tiles = np.empty((DIRECTIONS, TILE_PX, TILE_PX), np.float32)
+    for k in range(DIRECTIONS):
+        angle = np.pi * k / DIRECTIONS
+        across = np.abs(np.cos(angle) * fy - np.sin(angle) * fx) * width_um * 2
+        ahead = (np.cos(angle) * fx + np.sin(angle) * fy) * length_um * 2
+        tile = np.fft.irfft2(noise * np.exp(-0.5 * (across**2 + ahead**2)) * (0.05 + across), (TILE_PX, TILE_PX))
+        tiles[k] = (tile - tile.mean()) / tile.std()
+    tiles.setflags(write=False)
+    return tiles
 
 
 def window(tile: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -58,9 +66,16 @@ def window(tile: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, shift: tu
     return tile[(rows + shift[0]) % side][:, (columns + shift[1]) % side]
 
 
-def along(profile: np.ndarray, position_um: np.ndarray) -> np.ndarray:
-    """Values of an endlessly repeated fibre profile at positions in um (any shape)."""
-    return profile[(position_um * (1 / LINE_STEP_UM)).astype(np.int32) & (len(profile) - 1)]
+def streaks(tiles: np.ndarray, turn: np.ndarray, pixel: np.ndarray) -> np.ndarray:
+    """Fibre texture with a direction of its own at every pixel.
+
+    turn : (h, w) direction in units of 180 / 12 degrees, in 0..12; pixel : (h, w) flat index into a tile.
+    """
+    low = turn.astype(np.int32) % DIRECTIONS
+    share = turn - np.floor(turn)
+    flat = tiles.reshape(-1)
+    first = flat[low * TILE_PX**2 + pixel]
+    return first + share * (flat[(low + 1) % DIRECTIONS * TILE_PX**2 + pixel] - first)
 
 
 class Upsampler:

@@ -1,0 +1,79 @@
+"""How tissue is measured, real and virtual alike, so that the two can be laid side by side.
+
+data/calibration.json holds what these functions found on real tiles (benchmarks/calibrate_tissue.py writes it) and what
+the virtual tissue shows at its frozen defaults. The strengths themselves are constants in stains.py, cell_types.py and
+organs.py; tests hold code and file together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage as ndi
+
+CARD = Path(__file__).resolve().parents[2] / "data" / "calibration.json"
+STAIN_AXES = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])  # Ruifrok & Johnston 2001
+QUANTILES = (5, 25, 50, 75, 95)
+
+
+def load_card() -> dict:
+    """The calibration file."""
+    return json.loads(CARD.read_text())
+
+
+def optical_density(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W, 3) float32 optical density, base 10, against white 255."""
+    return -np.log10((image.astype(np.float32) + 1) / 256)
+
+
+def stain_densities(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) hematoxylin and eosin by colour deconvolution with the fixed axes of Ruifrok and Johnston."""
+    axes = STAIN_AXES / np.linalg.norm(STAIN_AXES, axis=1, keepdims=True)
+    amounts = optical_density(image) @ np.linalg.inv(axes).astype(np.float32)
+    return amounts[..., 0], amounts[..., 1]
+
+
+def stain_vectors(image: np.ndarray) -> np.ndarray:
+    """(2, 3) unit colour vectors of hematoxylin and eosin that this image itself shows (Macenko et al. 2009)."""
+    od = optical_density(image).reshape(-1, 3)
+    od = od[(od > 0.15).all(1)]
+    plane = np.linalg.eigh(np.cov(od.T))[1][:, [2, 1]]
+    plane *= np.where(plane.sum(0) < 0, -1, 1)
+    angle = np.arctan2(*(od @ plane).T[::-1])
+    two = np.stack([plane @ [np.cos(a), np.sin(a)] for a in np.percentile(angle, [1, 99])])
+    two = two[np.argsort(-two[:, 0])]  # hematoxylin takes more red out
+    return two / np.linalg.norm(two, axis=1, keepdims=True)
+
+
+def measure_tile(image: np.ndarray, instances: np.ndarray, *, mpp: float) -> dict[str, float]:
+    """What one H&E tile and its nuclear masks look like in numbers.
+
+    Areas in um^2, density per mm^2; optical densities inside nuclei and outside, by quantile; texture as the standard
+    deviation of band-passed density between 0.5 and 16 px at 0.25 um/px, in the background.
+    """
+    area = np.bincount(instances.ravel())[1:] * mpp**2
+    area = area[area > 0]
+    nucleus = instances > 0
+    out = {f"area_um2.q{q}": float(np.percentile(area, q)) for q in QUANTILES}
+    out["density_per_mm2"] = float(len(area) / (instances.size * mpp**2) * 1e6)
+    out["nuclear_share"] = float(nucleus.mean())
+    for name, amount in zip(("hematoxylin", "eosin"), stain_densities(image), strict=True):
+        for place, mask in (("nuclei", nucleus), ("rest", ~nucleus)):
+            for q in (5, 50, 95):
+                out[f"{name}.{place}.q{q}"] = float(np.percentile(amount[mask], q))
+    grey = optical_density(image).mean(2)
+    outside = ~ndi.binary_dilation(nucleus, iterations=3)
+    smooth = [grey] + [ndi.gaussian_filter(grey, s * 0.25 / mpp) for s in (1, 2, 4, 8, 16)]
+    for k, name in enumerate(("0.25", "0.5", "1", "2", "4")):
+        out[f"texture.rest.{name}um"] = float((smooth[k] - smooth[k + 1])[outside].std())
+    return out
+
+
+def spread(measured: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Per quantity its smallest, median and largest value over tiles."""
+    names = measured[0]
+    table = {name: [tile[name] for tile in measured] for name in names}
+    return {name: {"min": round(min(v), 4), "median": round(float(np.median(v)), 4), "max": round(max(v), 4)}
+            for name, v in table.items()}  # fmt: skip
