@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import signal
 import sys
 from pathlib import Path
@@ -153,14 +154,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     from stpath_core.predict import predict_folder
     from stpath_core.progress import track
 
-    predict_folder(
-        arguments.checkpoint,
-        arguments.images,
-        arguments.out,
-        mpp=arguments.mpp,
-        device=arguments.device,
-        progress=track,
-    )
+    progress = functools.partial(track, label="images")
+    options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress}
+    _say(f"wrote {predict_folder(arguments.checkpoint, arguments.images, arguments.out, **options)}")
     return OK
 
 

@@ -1,14 +1,15 @@
 """Progress: a bar in a terminal or a notebook, a plain line now and then in a log, nothing when nobody asked.
 
-Library functions take `progress: Progress = quiet` and write `for tile in progress(tiles, label="tiles"):`. Pass
-`track` to see a bar.
+Library functions take `progress: Progress = quiet` and write `for tile in progress(tiles, label="tiles")`; pass `track`
+to see how far they are. Those that work in several processes call `progress(done, total, name)`; pass them
+`steps("sections")`.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -17,9 +18,9 @@ BAR_EVERY_S = 0.2  # between two redraws
 
 
 class Progress(Protocol):
-    """What a `progress` argument is: `for item in progress(items, label="tiles", total=12): ...`."""
+    """What a `progress` argument is: `for tile in progress(tiles, label="tiles", total=12): ...`."""
 
-    def __call__(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]: ...
+    def __call__(self, items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]: ...
 
 
 def quiet(items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]:
@@ -28,7 +29,7 @@ def quiet(items: Iterable[T], *, label: str = "", total: int | None = None) -> I
     yield from items
 
 
-def track(items: Iterable[T], *, label: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]:
     """Iterate and show how far.
 
     items : anything iterable
@@ -55,9 +56,23 @@ def track(items: Iterable[T], *, label: str, total: int | None = None) -> Iterat
         show(count, time.monotonic() - begun, ended=True)
 
 
+def steps(label: str = "") -> Callable[[int, int, str], None]:
+    """For functions that report `progress(done, total, name)` after each item: returns what to pass."""
+    begun = time.monotonic()
+    showers: list[Any] = []
+
+    def progress(done: int, total: int, name: str = "") -> None:
+        del name
+        if not showers:
+            showers.append(_shower(label, total))
+        showers[0](done, time.monotonic() - begun, ended=done >= total)
+
+    return progress
+
+
 def describe(label: str, count: int, total: int | None, seconds: float) -> str:
     """One line: `tiles 3 of 12, 4 s, 12 s to go`."""
-    line = f"{label} {count}" + (f" of {total}" if total else "") + f", {seconds:.0f} s"
+    line = f"{label} {count}".strip() + (f" of {total}" if total else "") + f", {seconds:.0f} s"
     if total and 0 < count < total:
         line += f", {seconds / count * (total - count):.0f} s to go"
     return line

@@ -160,11 +160,6 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
     return Outcome(name, {"complete": "ok"}.get(status, status), folder, seconds, message)
 
 
-def checkpoints(stage: Path) -> list[Path]:
-    """Trained networks among a notebook's outputs."""
-    return sorted(stage.glob("*.safetensors"))
-
-
 def shown(path: Path) -> str:
     """A path as one types it: relative to the working folder when it lies inside."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -224,8 +219,10 @@ def _told(outcome: Outcome, one: Planned) -> str:
     """The lines said when a notebook ended."""
     place = shown(outcome.folder) if outcome.folder else ""
     lines = [f"{outcome.name}: {outcome.status} after {outcome.seconds:.0f} s, {place}"]
-    if outcome.status == "ok":
-        lines += [f"  checkpoint: {shown(path)}" for path in checkpoints(one.stage)]
+    if outcome.status == "ok" and outcome.folder:
+        key = manifest.read_json(outcome.folder / "manifest.json")["stage"]
+        stage = stages.stage_folder(one.notebook, key)
+        lines += [f"  checkpoint: {shown(path)}" for path in sorted(stage.glob("*.safetensors"))]
     if outcome.message:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", outcome.message)
         lines += [f"  {plain}", f"  the executed copy: {place}/{outcome.name}.ipynb"]

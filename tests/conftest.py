@@ -1,0 +1,99 @@
+"""What tests share: a project home of toy notebooks, and the real files where there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stpath_core import record
+
+ROOT = Path(__file__).parents[1]
+NO_NETWORK = Path(__file__).parent / "no_network"
+
+TOY = """\
+# ---
+# title: Toy {name}
+# part: 1
+# goals: [run a toy]
+# needs: [{needs}]
+{header}# reads: []
+# writes: [x.txt]
+# time: 1 s
+# memory: 1 GB
+# ---
+
+# %% [markdown]
+# # Toy {name}
+
+# %% tags=["parameters"]
+dataset: str = "virtual"  # registry name
+data_dir: str = ""  # folder of your own data
+seed: int = 0  # tissue and training seed
+device: str = "auto"  # auto, cpu or cuda
+profile: str = "cpu"  # smoke, cpu or gpu
+out: str = ""  # where runs are kept
+{parameters}
+
+# %%
+from stpath_core.record import begin, expect, report
+
+run = begin("{name}", globals())
+
+# %%
+{body}
+
+# %%
+run.done()
+"""
+
+
+class ToyHome:
+    """A folder with notebooks, as STPATH_HOME points to one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.profiles({"smoke": "all: {}", "cpu": "all: {}"})
+
+    def profiles(self, texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            path = self.folder / "notebooks" / "params" / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def add(self, name: str, body: str = "", *, needs: str = "", parameters: str = "", header: str = "") -> Path:
+        path = self.folder / "notebooks" / f"{name}.py"
+        path.write_text(TOY.format(name=name, body=body, needs=needs, parameters=parameters, header=header))
+        return path
+
+    @property
+    def runs(self) -> list[Path]:
+        return sorted(p.parent for p in (self.folder / "runs").glob("*/manifest.json"))
+
+
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """A project home without notebooks, in a temporary folder."""
+    for name in ("STPATH_CACHE", record.FOLDER_VARIABLE, record.GIVEN_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STPATH_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record, "_current", None)
+    return ToyHome(tmp_path / "home")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Child processes can reach this machine only."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(NO_NETWORK), str(ROOT)]))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real files, or a skip."""
+    folder = Path(os.environ.get("STPATH_REAL_DATA", ""))
+    if not os.environ.get("STPATH_REAL_DATA"):
+        pytest.skip("STPATH_REAL_DATA is not set")
+    assert folder.is_dir(), f"STPATH_REAL_DATA={folder} does not exist"
+    return folder.resolve()
