@@ -45,6 +45,10 @@ class NucleiSection:
     truth_instances: np.ndarray | None = None
     truth_labels: np.ndarray | None = None
 
+    def without_labels(self) -> NucleiSection:
+        """The same section with its nuclei but no types."""
+        return replace(self, labels=None, confidence=None)
+
 
 def write_nuclei_stage(
     path: str | Path, sections: Sequence[NucleiSection], *, dataset: str, classes: Sequence[str]

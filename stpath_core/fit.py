@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
 
 StepLoss = Callable[[nn.Module, Any], dict[str, Tensor]]  # its "loss" is minimised, all entries are recorded
+Progress = Callable[[Iterable], Iterable]  # wraps what is iterated: `iter`, or stpath_core.progress.track
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -52,13 +53,15 @@ def fit(
     resume: str | Path | None = None,
     save_every: int = 200,
     hook: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress = iter,
 ) -> list[dict[str, float]]:
     """Train `model` in place by AdamW with linear warm-up and cosine decay; return one record per step.
 
     batch_at(step) gives the batch of a step and must depend on nothing else, so that a resumed run repeats an
     uninterrupted one. validate(model) is a score to be *lowered*, on an inner split: the weights of its best value are
     restored at the end, and `patience` evaluations without a better one end the run. resume : a safetensors file where
-    the state is kept every `save_every` steps; present at the start, it is taken up. hook(step, record) sees each step.
+    the state is kept every `save_every` steps; present at the start, it is taken up. hook(step, record) sees each step;
+    progress wraps the steps.
     """
     if steps < 1:
         msg = f"steps is {steps}; at least 1 is needed"
@@ -75,7 +78,7 @@ def fit(
     if resume is not None and Path(resume).exists():
         start, history, best, best_score, stale = _restore(Path(resume), model, optimiser, steps)
 
-    for step in range(start, steps):
+    for step in progress(range(start, steps)):
         model.train()
         torch.manual_seed(seed * 1_000_003 + step)  # dropout, too, is a function of the step
         rate = lr * _schedule(step, steps, warmup)

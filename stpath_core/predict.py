@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from stpath_core.errors import InputError
-from stpath_core.fit import pick_device
+from stpath_core.fit import Progress, pick_device
 from stpath_core.io.files import atomic_path
 from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
 from stpath_core.postprocess import instances_from_maps
@@ -41,12 +41,13 @@ class Nuclei:
     classes: tuple[str, ...]
 
 
-def save(path: str | Path, model: NucleiNet, **meta: str | float) -> None:
-    """One .safetensors with the weights, and the configuration (JSON) in its metadata."""
+def save(path: str | Path, model: NucleiNet, **meta: str | float) -> Path:
+    """One .safetensors with the weights, and the configuration (JSON) in its metadata; returns its path."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     config = json.dumps({"schema": SCHEMA, "model": model.config, "meta": meta})
     with atomic_path(path) as aside:
         save_file(tensors, aside, {"stpath": config})
+    return Path(path)
 
 
 def load(path: str | Path, *, device: str = "cpu") -> NucleiNet:
@@ -94,7 +95,7 @@ def predict_image(
     tile_px: int = 1024,
     margin_px: int = 64,
     average_flips: bool = True,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
 ) -> Nuclei:
     """Nuclei of an RGB image of any size.
 
@@ -138,6 +139,16 @@ def type_probabilities(head: TypeHead, features: np.ndarray) -> np.ndarray:
     device = next(head.parameters()).device
     with torch.no_grad():
         return head.eval()(torch.from_numpy(features).to(device)).softmax(1).cpu().numpy()
+
+
+def training_features(
+    model: NucleiNet, image: np.ndarray, mpp: float, instances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Network features (n, F) of given nuclei, and their ids (n,): what a type head is retrained on."""
+    _check_image(image, mpp)
+    _, fine, context, padded = _network_maps(model, image, mpp, average_flips=False)
+    area, centroids = _measure(instances)
+    return _nucleus_features(fine, context, instances, centroids, padded)[area > 0], np.flatnonzero(area) + 1
 
 
 def type_map(model: NucleiNet, image: np.ndarray, mpp: float) -> np.ndarray:
@@ -225,7 +236,7 @@ def predict_folder(
     *,
     mpp: float | None = None,
     device: str = "auto",
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
 ) -> Path:
     """Predict every image and write masks, GeoJSON and one table; returns the table's path.
 
