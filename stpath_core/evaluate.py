@@ -1,0 +1,315 @@
+"""Judge predictions: refuse splits that leak, score images, put an interval over units that generalise on every
+mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from stpath_core import metrics
+from stpath_core.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stpath_core.data import NucleiSection
+
+UNSEEN_ORGANS = ("kidney", "prostate")  # of the virtual tissue: no training, no validation, no choice has met them
+MEASURES = ("detection_f1", "bpq", "aji", "pq", "dice")
+_WINDOW_PX = 16  # side of the windows whose exact repetition betrays an overlap
+_SAMPLE = 64  # one window in so many is compared
+_SHARED_WINDOWS = 5  # so many equal windows are no accident
+_CHANNELS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)  # any odd numbers do
+_FACTORS = np.array([0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53], np.uint64)
+_THUMBNAIL_PX = 32
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % interval; lo and hi are nan where a single unit leaves nothing to resample."""
+
+    mean: float
+    lo: float
+    hi: float
+
+
+def audit_split(
+    train: Sequence[NucleiSection], test: Sequence[NucleiSection], *, apart: Sequence[str] = ("patient",)
+) -> pd.DataFrame:
+    """Refuse a split that leaks; otherwise return what was compared, one row per check.
+
+    train, test : sections with `name`, `image` (H, W, 3) uint8, and every attribute named in `apart`, which must have
+    no value in common: add "organ" where the claim is about unseen organs. Images are compared by content, whatever
+    they are called: overlapping crops by exactly repeated 16 x 16 windows at any offset, duplicates by thumbnails,
+    which also survive recompression, mirroring and quarter turns. An overlap that was resampled first is not seen.
+    """
+    import pandas as pd
+
+    leaks, rows = [], []
+    for name in apart:
+        values = [{_attribute(s, name) for s in side} for side in (train, test)]
+        shared = sorted(values[0] & values[1])
+        leaks += [f"{name} {value!r} is on both sides" for value in shared]
+        rows.append((name, len(values[0]), len(values[1]), len(shared)))
+    checks = (("overlapping pixels", _windows, _overlap), ("duplicate image", _thumbnail, _same_picture))
+    for what, summarise, same in checks:
+        left, right = ([(s.name, summarise(s.image)) for s in side] for side in (train, test))
+        pairs = [(a, b) for a, x in left for b, y in right if same(x, y)]
+        leaks += [f"{what}: {a!r} (train) and {b!r} (test)" for a, b in pairs]
+        rows.append((what, len(train), len(test), len(pairs)))
+    if leaks:
+        message = f"this split leaks, so its test score would flatter: {'; '.join(leaks)}. Move or drop these sections"
+        raise InputError(message)
+    return pd.DataFrame(rows, columns=["compared", "in train", "in test", "shared"]).set_index("compared")
+
+
+def _attribute(section: NucleiSection, name: str) -> str:
+    value = getattr(section, name, None)
+    if value is None or str(value).strip() in ("", "unknown"):
+        message = (
+            f"section {section.name!r} has no {name}; a split cannot be audited without: fill it in where it is read"
+        )
+        raise InputError(message)
+    return str(value)
+
+
+def _windows(image: np.ndarray) -> np.ndarray:
+    """Sorted hashes of a sample of the 16 x 16 windows; which ones depends on their content, not on their place."""
+    if min(image.shape[:2]) < _WINDOW_PX:
+        return np.zeros(0, np.uint64)
+    hashes = image.astype(np.uint64) @ _CHANNELS  # (H, W), modulo 2^64
+    for factor in _FACTORS:  # a rolling polynomial along the columns, then along the rows
+        width = hashes.shape[1] - _WINDOW_PX + 1
+        rolled = np.zeros((hashes.shape[0], width), np.uint64)
+        for step in range(_WINDOW_PX):
+            rolled *= factor
+            rolled += hashes[:, step : step + width]
+        hashes = rolled.T
+    hashes = (hashes ^ (hashes >> np.uint64(31))) * _FACTORS[1]  # mix high bits into those that choose the sample
+    found, times = np.unique(hashes[(hashes >> np.uint64(40)) % _SAMPLE == 0], return_counts=True)
+    return found[times == 1]  # what repeats within one image is empty glass
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    return len(np.intersect1d(a, b, assume_unique=True)) >= _SHARED_WINDOWS
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """Grey picture of 32 x 32 block means; flat where the image is too small to have one."""
+    if min(image.shape[:2]) < _THUMBNAIL_PX:
+        return np.zeros((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    edges = [np.linspace(0, size, _THUMBNAIL_PX + 1).astype(int) for size in image.shape[:2]]
+    sums = np.add.reduceat(np.add.reduceat(image.mean(2), edges[0][:-1], 0), edges[1][:-1], 1)
+    return sums / np.outer(np.diff(edges[0]), np.diff(edges[1]))
+
+
+def _same_picture(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether thumbnails agree, in some orientation, in most of their 64 patches: not only in where the glass lies."""
+    first = _patches(a)
+    for second in (_patches(np.rot90(side, k)) for side in (b, b.T) for k in range(4)):
+        norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        textured = norms > 16 * 2**2  # both vary by some 2 grey levels
+        if textured.sum() >= 8 and np.median((first * second).sum(1)[textured] / norms[textured]) > 0.95:
+            return True
+    return False
+
+
+def _patches(small: np.ndarray) -> np.ndarray:
+    """(32, 32) -> (64, 16): patches of 4 x 4, each minus its mean."""
+    n = _THUMBNAIL_PX // 4
+    patches = small.reshape(n, 4, n, 4).swapaxes(1, 2).reshape(n * n, 16)
+    return patches - patches.mean(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class NucleiScores:
+    """What was counted on each of n test images, so that any mean can be taken, and resampled, later.
+
+    images : one row per image: name, organ, patient, n_true, n_pred and the five measures.
+    detection : (n, 3) TP, FP, FN; tiles : (n, 2) sum of the tiles' PQ and their number.
+    types : per arm (a way to type) (n, C, 3) TP, FP, FN of each class.
+    """
+
+    images: pd.DataFrame
+    detection: np.ndarray
+    tiles: np.ndarray
+    types: dict[str, np.ndarray]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the five measures, then `type_f1.<arm>` of each arm."""
+        return MEASURES + tuple(f"type_f1.{arm}" for arm in self.types)
+
+    def by_organ(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Each measure per organ, (B, n_organs), organs sorted; weights (B, n) are times each image counts, else
+        once.
+
+        Detection and type F1 from the organ's pooled counts, bPQ as the mean over its tiles, the others over its
+        images.
+        """
+        weights = np.ones((1, len(self.images))) if weights is None else weights
+        organs = self.images.organ.to_numpy()
+        member = (organs == np.unique(organs)[:, None]).astype(float)  # (n_organs, n)
+        each = weights[:, None, :] * member  # (B, n_organs, n)
+        with np.errstate(invalid="ignore"):
+            sums = each @ self.tiles
+            result = {"detection_f1": metrics.f1(each @ self.detection), "bpq": sums[..., 0] / sums[..., 1]}
+            for name in ("aji", "pq", "dice"):
+                value = self.images[name].to_numpy(float)
+                defined = ~np.isnan(value)
+                result[name] = each @ np.where(defined, value, 0) / (each @ defined.astype(float))
+        for arm, counts in self.types.items():
+            result[f"type_f1.{arm}"] = _mean_defined(metrics.f1(np.einsum("bon,nck->bock", each, counts)))
+        return result
+
+
+def _mean_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without nan; nan where nothing is defined."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(-1) / defined.sum(-1)
+
+
+def truth(section: NucleiSection) -> tuple[np.ndarray, np.ndarray | None]:
+    """The planted or annotated instances of a section and their labels (n + 1,), where there are types."""
+    if section.truth_instances is not None:
+        return section.truth_instances, section.truth_labels
+    return section.instances, section.labels
+
+
+def evaluate_nuclei(
+    sections: Sequence[NucleiSection],
+    predicted: Sequence[np.ndarray],
+    *,
+    types: Mapping[str, Sequence[np.ndarray]] | None = None,
+    n_classes: int = 4,
+    radius_um: float = 6.0,
+) -> NucleiScores:
+    """Score predicted nuclei against the truth of each section.
+
+    predicted : an instance map (H, W) per section, ids 1..n. types : per arm, for each section the class index of its
+    predicted nuclei, (n,), -1 unknown; all arms share the instances, so they differ in typing alone.
+    """
+    import pandas as pd
+
+    types = types or {}
+    rows, detection, tiles, counts = [], [], [], {arm: [] for arm in types}
+    for i, (section, pred) in enumerate(zip(sections, predicted, strict=True)):
+        true, labels = truth(section)
+        table = metrics.overlap_table(true, pred)
+        true_xy, pred_xy = (metrics.centroids_um(ids, mpp=section.mpp) for ids in (true, pred))
+        present = np.isfinite(true_xy[:, 0])  # an id of the truth may have lost all its pixels to others
+        pairs = metrics.match_centroids(true_xy[present], pred_xy, radius_um=radius_um)
+        per_tile = metrics.bpq_tiles(true, pred, mpp=section.mpp)
+        detection.append([len(pairs), len(pred_xy) - len(pairs), int(present.sum()) - len(pairs)])
+        tiles.append([per_tile.sum(), len(per_tile)])
+        for arm in types:
+            known = labels[1:][present]
+            counts[arm].append(metrics.type_counts(known, types[arm][i], pairs, n_classes=n_classes))
+        rows.append({
+            "name": section.name, "organ": section.organ, "patient": section.patient,
+            "n_true": int(present.sum()), "n_pred": len(pred_xy),
+            "detection_f1": float(metrics.f1(detection[-1])),
+            "bpq": float(per_tile.mean()) if len(per_tile) else np.nan,
+            "aji": metrics.aji(table=table), "pq": metrics.pq(table=table), "dice": metrics.dice(table=table),
+        } | {f"type_f1.{arm}": metrics.type_f1(counts[arm][-1]) for arm in types})  # fmt: skip
+    return NucleiScores(
+        pd.DataFrame(rows), np.array(detection), np.array(tiles), {arm: np.array(c) for arm, c in counts.items()}
+    )
+
+
+def organ_table(scores: NucleiScores) -> pd.DataFrame:
+    """Measures by organ, one row each, and their mean over organs in the last row."""
+    import pandas as pd
+
+    table = pd.DataFrame({k: v[0] for k, v in scores.by_organ().items()}, index=np.unique(scores.images.organ))
+    table.loc["mean over organs"] = table.mean()
+    return table
+
+
+def summary(scores: NucleiScores, *, unit: str = "name", n: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Mean over organs of each measure with its 95 % interval: rows are measures, columns mean, lo, hi.
+
+    The bootstrap draws `unit` ("name" for images, "patient") with replacement within each organ, so an interval says
+    how much the mean depends on which images were seen of these organs, not on which organs.
+    """
+    import pandas as pd
+
+    organ, group = (scores.images[c].astype(str).to_numpy() for c in ("organ", unit))
+    weights = np.zeros((n, len(organ)))
+    for i, name in enumerate(np.unique(organ)):
+        at = organ == name
+        weights[:, at] = resample_weights(group[at], n=n, seed=seed + i)
+    means, draws = scores.by_organ(), scores.by_organ(weights)
+    one_each = len(np.unique(np.char.add(organ, group))) == len(np.unique(organ))
+    rows = {
+        k: Interval(float(means[k].mean()), *(_quantiles(_mean_defined(draws[k])) if not one_each else (np.nan,) * 2))
+        for k in scores.measures
+    }
+    return pd.DataFrame(rows, index=Interval._fields).T
+
+
+def resample_weights(groups: np.ndarray, *, n: int, seed: int) -> np.ndarray:
+    """How often each row counts in each of n bootstrap draws of whole groups: (n, n_rows)."""
+    names, member = np.unique(groups, return_inverse=True)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    return draws[:, member].astype(float)
+
+
+def _quantiles(draws: np.ndarray) -> tuple[float, float]:
+    draws = draws[~np.isnan(draws)]
+    return tuple(float(q) for q in np.quantile(draws, [0.025, 0.975])) if len(draws) else (np.nan, np.nan)
+
+
+def bootstrap(values: np.ndarray, groups: np.ndarray | None = None, *, n: int = 2000, seed: int = 0) -> Interval:
+    """Mean of values (n,) with the interval of a percentile bootstrap over groups (patients, images), each drawn
+    whole.
+
+    nan values are left out. Without groups each value is its own unit. One unit: no interval.
+    """
+    values = np.asarray(values, float)
+    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    defined = ~np.isnan(values)
+    values, groups = values[defined], groups[defined]
+    if len(values) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    if len(np.unique(groups)) == 1:
+        return Interval(float(values.mean()), np.nan, np.nan)
+    weights = resample_weights(groups, n=n, seed=seed)
+    return Interval(float(values.mean()), *_quantiles(weights @ values / weights.sum(1)))
+
+
+class Difference(NamedTuple):
+    """Mean paired difference, its 95 % interval, and the two-sided exact sign test over units (ties left out)."""
+
+    mean: float
+    lo: float
+    hi: float
+    sign_p: float
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, groups: np.ndarray | None = None, *, n: int = 2000, seed: int = 0
+) -> Difference:
+    """How much a exceeds b on the same images, units being `groups` (their mean difference counts once each)."""
+    from scipy.stats import binomtest
+
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    groups = np.arange(len(difference)) if groups is None else np.asarray(groups)
+    defined = ~np.isnan(difference)
+    _, member = np.unique(groups[defined], return_inverse=True)
+    per_unit = np.bincount(member, weights=difference[defined]) / np.maximum(np.bincount(member), 1)
+    wins, losses = int((per_unit > 0).sum()), int((per_unit < 0).sum())
+    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    return Difference(*bootstrap(per_unit, n=n, seed=seed), float(p))
+
+
+def baseline_table(methods: Mapping[str, NucleiScores], **options: int | str) -> pd.DataFrame:
+    """Every method with every measure it has, in long form: method, measure, mean, lo, hi. Options go to
+    `summary`."""
+    import pandas as pd
+
+    tables = {name: summary(scores, **options) for name, scores in methods.items()}
+    return pd.concat(tables, names=["method", "measure"]).reset_index()
