@@ -1,18 +1,17 @@
-"""From a cell-level assay to labelled nuclei: counts per nucleus, cell types from markers, and how far to trust both."""
+"""From a cell-level assay to labelled nuclei: counts per nucleus, types, and how far to trust both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
 from stpath_core import keys
+from stpath_core.celltyping import read_markers, type_nuclei
 from stpath_core.errors import InputError
-from stpath_core.io.registry import DATA_FOLDER
-from stpath_core.tissue.cell_types import SUPER_CLASSES, SUPER_OF
+from stpath_core.tissue.cell_types import SUPER_CLASSES, UNKNOWN
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,27 +19,13 @@ if TYPE_CHECKING:
     from stpath_core.data import NucleiSection
     from stpath_core.io.section import Section
 
-MIN_COUNTS = 10  # transcripts a nucleus needs before it is typed
-NEIGHBOURS = 15  # cells of similar expression that a marker is averaged over
-MARGIN = 0.15  # lead of the best class over the next, as a share of a typical positive cell, below which we abstain
-EVIDENCE_GENES = 3
-_ANY = "any_"  # marker sets of a whole lineage
-_OD_FLOOR = 1.0  # grey levels added before the logarithm
+__all__ = [
+    "count_transcripts", "pack_section", "planted_types", "read_markers", "registration_score", "risk_coverage",
+    "shuffle_labels", "type_nuclei",
+]  # fmt: skip
 
-
-def read_markers(path=None) -> pd.DataFrame:
-    """The marker table: columns gene, super_class, fine_type, source. Default: data/markers.csv."""
-    path = DATA_FOLDER / "markers.csv" if path is None else path
-    table = pd.read_csv(path)
-    lacking = [c for c in ("gene", "super_class", "fine_type") if c not in table]
-    if lacking:
-        message = f"{path} lacks the columns {lacking}; a marker table has gene, super_class, fine_type"
-        raise InputError(message)
-    wrong = sorted(set(table["super_class"]) - set(SUPER_CLASSES))
-    if wrong:
-        message = f"{path} names the super-classes {wrong}; expected {', '.join(SUPER_CLASSES)}"
-        raise InputError(message)
-    return table
+_HEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnston 2001, optical density R G B
+_DISPLACED_UM = 12.0  # of the control: farther than a nucleus is wide, nearer than the tissue changes
 
 
 def count_transcripts(section: Section, *, grow_um: float | None = None) -> AnnData:
@@ -89,144 +74,119 @@ def _locate(section: Section, grow_um: float) -> np.ndarray:
     return out
 
 
-def type_nuclei(
-    adata: AnnData,
-    *,
-    markers: pd.DataFrame | None = None,
-    min_counts: int = MIN_COUNTS,
-    neighbours: int = NEIGHBOURS,
-    margin: float = MARGIN,
-) -> AnnData:
-    """Give each nucleus a super-class that an eye could see, or "unknown". Section by section; the input is kept.
+def registration_score(section: Section) -> float:
+    """Hematoxylin at the nuclei minus at displaced copies of them, in optical density.
 
-    1. Counts to the section's median depth, log1p; PCA; the `neighbours` most similar nuclei of each.
-    2. A marker's activation: its mean over those neighbours, as a share of what its strongest cells show. It weighs as
-       much as it varies over the graph beyond noise, so that a silent or ubiquitous gene has no voice.
-    3. A marker set's score is the weighted mean of its genes; a lineage (epithelial, which includes neoplastic,
-       inflammatory, connective) takes its best set. Inside epithelium, tumour sets are set against sets of normal
-       differentiation.
-    4. The lead over the next class must reach `margin`; nuclei under `min_counts` are not typed.
-
-    Returns a copy with obs label, fine_label, confidence (the lead, 0 to 1), evidence; obsm["marker_scores"] (N, 4).
+    Far above 0 where outlines lie on dark nuclei; near 0 where image and assay are not registered, whatever both
+    look like on their own. The control is the same outlines moved by 12 um in eight directions.
     """
-    markers = read_markers() if markers is None else markers
-    counts = raw_counts(adata)
-    known = markers[markers["gene"].isin(adata.var_names)]
-    lineages = {_lineage(name) for name in known["super_class"]}
-    if len(known) < 20 or len(lineages) < 3:
-        example = ", ".join(map(str, adata.var_names[:4]))
-        message = f"{len(known)} markers of {len(lineages)} lineages are among the genes ({example}, ...); 20 of all 3"
-        raise InputError(message + " are needed: var_names must be gene symbols of a panel that covers the tissue")
+    instances = section.instances()
+    row, col = np.nonzero(instances)
+    if len(row) == 0:
+        message = f"{section.name} has no nuclei inside its image; registration cannot be measured: check the alignment"
+        raise InputError(message)
+    stain = hematoxylin(section.image)
+    controls = []
+    for angle in np.arange(8) * np.pi / 4:
+        r = row + round(np.sin(angle) * _DISPLACED_UM / section.mpp)
+        c = col + round(np.cos(angle) * _DISPLACED_UM / section.mpp)
+        inside = (r >= 0) & (r < stain.shape[0]) & (c >= 0) & (c < stain.shape[1])
+        controls.append(stain[r[inside], c[inside]].mean())
+    return float(stain[row, col].mean() - np.mean(controls))
+
+
+def hematoxylin(image: np.ndarray) -> np.ndarray:
+    """Hematoxylin optical density (base 10) of an (H, W, 3) uint8 image by colour deconvolution: (H, W) float32."""
+    vectors = np.array([_HEMATOXYLIN, _EOSIN])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    unmix = np.linalg.pinv(vectors)[:, 0].astype(np.float32)  # (3,)
+    table = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
+    return sum(table[image[..., channel]] * unmix[channel] for channel in range(3))
+
+
+def planted_types(section: Section, adata: AnnData) -> pd.DataFrame:
+    """What the nuclei of a virtual section really are, for evaluation: columns cell_type, super_class, rows as `adata`.
+
+    A polygon that merges two nuclei counts as the one it was drawn for.
+    """
+    if section.truth is None:
+        message = f"{section.name} is real tissue, nothing was planted in it; compare with annotations instead"
+        raise InputError(message)
+    links = section.truth["links"].set_index("cell_id")["true_cell"]
+    cells = section.truth["cells"].set_index("cell_id")[["cell_type", "super_class"]].astype(str)
+    truth = cells.loc[links.loc[adata.obs[keys.CELL_ID].astype(str)].to_numpy()]
+    return truth.set_axis(adata.obs_names, axis=0)
+
+
+def risk_coverage(correct: np.ndarray, confidence: np.ndarray, *, points: int = 50) -> pd.DataFrame:
+    """Accuracy when only the most confident share is labelled: columns coverage, accuracy, confidence (the threshold).
+
+    correct : (N,) booleans. confidence : (N,); 0 for what could not be typed at all.
+    """
+    correct, confidence = np.asarray(correct, float), np.asarray(confidence, float)
+    order = np.argsort(-confidence, kind="stable")
+    kept = np.unique(np.linspace(1, len(order), min(points, len(order))).round().astype(int))
+    accuracy = np.cumsum(correct[order])[kept - 1] / kept
+    columns = {"coverage": kept / len(order), "accuracy": accuracy, "confidence": confidence[order][kept - 1]}
+    return pd.DataFrame(columns)
+
+
+def shuffle_labels(adata: AnnData, *, rng: np.random.Generator, by: str = keys.PATIENT) -> AnnData:
+    """A copy whose labels are permuted among the nuclei of each patient: the control every result stands beside."""
+    absent = [column for column in (by, keys.LABEL) if column not in adata.obs]
+    if absent:
+        message = f"obs lacks {absent}; type the nuclei first, and name the patient of each"
+        raise InputError(message)
+    order = np.arange(len(adata))
+    for rows in adata.obs.groupby(by, observed=True).indices.values():
+        order[rows] = rng.permutation(rows)
     out = adata.copy()
-    n = len(out)
-    columns = {keys.LABEL: np.full(n, keys.UNKNOWN, object), keys.FINE_LABEL: np.full(n, keys.UNKNOWN, object)}
-    columns |= {keys.CONFIDENCE: np.zeros(n, np.float32), keys.EVIDENCE: np.full(n, "", object)}
-    scores = np.zeros((n, len(SUPER_CLASSES)), np.float32)
-    section = adata.obs[keys.SECTION].astype(str).to_numpy() if keys.SECTION in adata.obs else np.full(n, "one")
-    depth = np.asarray(counts.sum(1)).ravel()
-    for name in pd.unique(section):
-        rows = np.flatnonzero((section == name) & (depth >= max(min_counts, 1)))
-        if len(rows) <= neighbours:
-            continue
-        typed = _type_section(counts[rows], adata.var_names, known, neighbours=neighbours, margin=margin)
-        scores[rows] = typed.pop("scores")
-        for key, values in typed.items():
-            columns[key][rows] = values
-    categories = [*SUPER_CLASSES, keys.UNKNOWN]
-    out.obs[keys.LABEL] = pd.Categorical(columns.pop(keys.LABEL), categories=categories)
-    for key, values in columns.items():
-        out.obs[key] = values
-    out.obsm[keys.SCORES] = scores
+    for column in (keys.LABEL, keys.FINE_LABEL, keys.CONFIDENCE, keys.EVIDENCE):
+        if column in out.obs:
+            out.obs[column] = adata.obs[column].array[order]
     return out
 
 
-def raw_counts(adata: AnnData) -> csr_matrix:
-    """The raw counts of an AnnData as csr, from layers["counts"] or X; InputError unless whole numbers >= 0."""
-    matrix = adata.layers.get(keys.COUNTS, adata.X)
-    matrix = matrix.tocsr() if issparse(matrix) else csr_matrix(matrix)
-    if len(matrix.data) and (matrix.data.min() < 0 or np.any(matrix.data % 1)):
-        worst = matrix.data[(matrix.data < 0) | (matrix.data % 1 != 0)][0]
-        message = f"counts hold {worst:g}; raw counts are whole numbers >= 0: give them in layers['{keys.COUNTS}']"
+def pack_section(section: Section, adata: AnnData | None = None) -> NucleiSection:
+    """A section as the nuclei network's stage file stores it: instances 1..n without gaps, labels by instance id.
+
+    adata : the section's labelled nuclei, row i for instance i + 1. Without it types come from the data set, if any.
+    Nuclei that cover no pixel are left out; planted truth rides along for evaluation.
+    """
+    from stpath_core.data import NucleiSection
+
+    names, confidence = None, None
+    if adata is not None:
+        names = adata.obs[keys.LABEL].astype(str).to_numpy()
+        confidence = adata.obs[keys.CONFIDENCE].to_numpy(np.float32)
+    elif "type" in section.nuclei:
+        names = section.nuclei["type"].to_numpy()
+        confidence = (names != keys.UNKNOWN).astype(np.float32)
+    if names is not None and len(names) != len(section.nuclei):
+        message = f"{section.name} has {len(section.nuclei)} nuclei, the table {len(names)} rows: pass its own rows"
         raise InputError(message)
-    return matrix
+    instances, present = _without_gaps(section.instances(), len(section.nuclei))
+    labels = {}
+    if names is not None:
+        labels = {"labels": _codes(names)[present], "confidence": np.r_[np.float32(0), confidence][present]}
+    if section.truth is not None:
+        true, kept = _without_gaps(section.truth["instances"], len(section.truth["cells"]))
+        codes = _codes(section.truth["cells"]["super_class"].astype(str).to_numpy())[kept]
+        labels |= {"truth_instances": true, "truth_labels": codes}
+    return NucleiSection(name=section.name, organ=section.organ, patient=section.patient, image=section.image,
+                         mpp=section.mpp, instances=instances, **labels)  # fmt: skip
 
 
-def _lineage(super_class: str) -> str:
-    return "epithelial" if super_class == "neoplastic" else super_class
+def _codes(names: np.ndarray) -> np.ndarray:
+    """Super-class names to (n + 1,) int8 codes by instance id; UNKNOWN for the background and for anything else."""
+    code = {name: i for i, name in enumerate(SUPER_CLASSES)}
+    return np.array([UNKNOWN, *(code.get(name, UNKNOWN) for name in names)], np.int8)
 
 
-def _type_section(counts: csr_matrix, genes, markers: pd.DataFrame, *, neighbours: int, margin: float) -> dict:
-    """Label the nuclei of one section; see `type_nuclei`."""
-    depth = np.asarray(counts.sum(1), np.float32).ravel()
-    logged = np.log1p(counts.toarray().astype(np.float32) * (np.median(depth) / depth)[:, None])
-    near = expression_neighbours(logged, neighbours)
-    table = markers.assign(column=pd.Index(genes).get_indexer(markers["gene"]))
-    used = np.unique(table["column"])
-    smooth = logged[:, used][near].mean(1) if len(near) < 4000 else _smooth(logged[:, used], near)
-    activation, weight = _activation(logged[:, used], smooth, neighbours + 1)
-    sets = list(dict.fromkeys(zip(table["super_class"], table["fine_type"], strict=True)))
-    member = np.zeros((len(used), len(sets)), np.float32)
-    where = {pair: j for j, pair in enumerate(sets)}
-    member[np.searchsorted(used, table["column"]),
-           [where[pair] for pair in zip(table["super_class"], table["fine_type"], strict=True)]] = 1  # fmt: skip
-    weighted = member * weight[:, None]
-    score = activation @ weighted / (weighted.sum(0) + 0.5)  # (n, n_sets); 0.5: a set with little voice cannot win
-    return _decide(score, sets, activation * weight, member, np.asarray(genes)[used], margin)
-
-
-def _smooth(values: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Mean over the neighbours, one neighbour at a time: memory of one array."""
-    total = np.zeros_like(values)
-    for j in range(near.shape[1]):
-        total += values[near[:, j]]
-    return total / near.shape[1]
-
-
-def expression_neighbours(logged: np.ndarray, k: int) -> np.ndarray:
-    """Each cell and its k nearest in the first 30 principal components: (n, k + 1) row numbers."""
-    from sklearn.decomposition import PCA
-    from sklearn.neighbors import NearestNeighbors
-
-    n_components = min(30, *logged.shape)
-    space = PCA(n_components, svd_solver="covariance_eigh").fit_transform(logged)
-    return NearestNeighbors(n_neighbors=min(k + 1, len(space)), algorithm="brute").fit(space).kneighbors(
-        return_distance=False, X=space)  # fmt: skip
-
-
-def _activation(logged: np.ndarray, smooth: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed expression as a share of a gene's strongest cells (n, m), and the gene's voice (m,), 0 to 1."""
-    low, high = np.percentile(smooth, 5, axis=0), np.percentile(smooth, 99, axis=0)
-    activation = np.clip((smooth - low) / np.maximum(high - low, 0.1), 0, 1.2)
-    kept = smooth.var(0) / np.maximum(logged.var(0), 1e-9)  # 1 / k for pure noise, 1 for a clean cluster marker
-    return activation, np.clip((kept - 1 / k) / (1 - 1 / k), 0, 1)
-
-
-def _decide(score: np.ndarray, sets: list[tuple[str, str]], contribution, member, genes: np.ndarray, margin: float) -> dict:
-    """From set scores to labels with abstention."""
-    names = np.array([super_class for super_class, _ in sets])
-    fine = np.array([fine_type for _, fine_type in sets])
-    lineage_of = np.array([_lineage(name) for name in names])
-    lineages = ("epithelial", "inflammatory", "connective")
-    by_lineage = np.stack([score[:, lineage_of == name].max(1) for name in lineages], axis=1)  # (n, 3)
-    ranked = np.sort(by_lineage, axis=1)
-    lead = ranked[:, -1] - ranked[:, -2]
-    winner = np.array(lineages, object)[by_lineage.argmax(1)]
-    normal = (names == "epithelial") & ~np.char.startswith(fine.astype(str), _ANY)
-    tumour = names == "neoplastic"
-    tumour_lead = (score[:, tumour].max(1) if tumour.any() else 0) - (score[:, normal].max(1) if normal.any() else 0)
-    epithelial = winner == "epithelial"
-    label = np.where(epithelial & (tumour_lead > 0), "neoplastic", winner)
-    lead = np.where(epithelial, np.minimum(lead, np.abs(tumour_lead)), lead)
-    best = np.where(names[None, :] == label[:, None], score, -1).argmax(1)
-    evidence = np.where(member.T[best] > 0, contribution, -1)  # (n, m)
-    top = np.argsort(-evidence, axis=1)[:, :EVIDENCE_GENES]
-    unknown = lead < margin
-    columns = [pd.Series(genes[top[:, j]]) for j in range(top.shape[1])]
-    by_class = [score[:, names == name].max(1) if (names == name).any() else np.zeros(len(score)) for name in SUPER_CLASSES]
-    return {
-        keys.LABEL: np.where(unknown, keys.UNKNOWN, label),
-        keys.FINE_LABEL: np.where(unknown, keys.UNKNOWN, fine[best]),
-        keys.CONFIDENCE: np.clip(lead, 0, 1).astype(np.float32),
-        keys.EVIDENCE: columns[0].str.cat(columns[1:], sep=",").to_numpy(),
-        "scores": np.stack(by_class, axis=1),
-    }
+def _without_gaps(instances: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber the ids that have pixels 1..m; also the old id of each new one, 0 first."""
+    present = np.flatnonzero(np.bincount(instances.ravel(), minlength=n + 1))
+    present = np.r_[0, present[present > 0]]
+    renumber = np.zeros(n + 1, np.int32)
+    renumber[present] = np.arange(len(present))
+    return renumber[instances], present

@@ -96,8 +96,8 @@ def write_spatialdata(path: str | Path, section: Section, adata: AnnData | None 
         "shapes": {keys.SD_NUCLEI: ShapesModel.parse(frame, transformations=to_um)},
     }  # fmt: skip
     if adata is not None:
-        elements["tables"] = {keys.SD_TABLE: TableModel.parse(
-            _table(section, adata), region=keys.SD_LABELS, region_key="region", instance_key="instance_id")}  # fmt: skip
+        slots = {"region": keys.SD_LABELS, "region_key": "region", "instance_key": "instance_id"}
+        elements["tables"] = {keys.SD_TABLE: TableModel.parse(_table(section, adata), **slots)}
     with warnings.catch_warnings(), atomic_folder(path) as aside:
         warnings.simplefilter("ignore")  # of the zarr packages below
         aside.rmdir()  # SpatialData makes the folder itself

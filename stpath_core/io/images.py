@@ -46,7 +46,7 @@ def read_image(path: str | Path, *, mpp: float | None = None) -> tuple[np.ndarra
         message = f"{path} cannot be read as an image ({error}): is the file complete?"
         raise InputError(message) from error
     if own is not None and mpp is not None and abs(own / mpp - 1) > 0.1:
-        message = f"{path.name} says {own:.4g} um per pixel, but mpp={mpp} was given: leave mpp out, or correct the file"
+        message = f"{path.name} says {own:.4g} um per pixel, mpp={mpp} was given: leave mpp out, or correct the file"
         raise InputError(message)
     scale = own if own is not None else mpp
     if scale is None:

@@ -42,7 +42,7 @@ def open_mask_folder(folder: str | Path, *, entry: Dataset | str = "masks", mpp:
         raise InputError(message)
     absent = [mask.name for _, mask in pairs if not mask.is_file()]
     if absent:
-        message = f"{folder} has {len(absent)} images without a mask, first {absent[0]}: add it, or move the image away"
+        message = f"{folder} has {len(absent)} images without a mask, first {absent[0]}: add it, or move the image"
         raise InputError(message)
     types = _types(folder, entry)
     sections = [_open(image, mask, entry, mpp, types) for image, mask in pairs]
@@ -69,7 +69,7 @@ def read_mask(path: str | Path, *, shape: tuple[int, int]) -> np.ndarray:
         message = f"{path} cannot be read as a mask ({error}): is the file complete?"
         raise InputError(message) from error
     if mask.shape != tuple(shape):
-        message = f"{path.name} has shape {mask.shape}; its image needs {tuple(shape)}: is it the mask of another image?"
+        message = f"{path.name} has shape {mask.shape}; its image needs {tuple(shape)}: is it another image's mask?"
         raise InputError(message)
     if mask.dtype.kind not in "ui" or mask.min(initial=0) < 0 or mask.max(initial=0) > 2**31 - 1:
         message = f"{path.name} has type {mask.dtype} and minimum {mask.min()}; expected whole numbers >= 0"
@@ -85,7 +85,7 @@ def _open(image_path: Path, mask_path: Path, entry: Dataset, mpp: float | None, 
         ids, flat = np.r_[0, ids], flat + 1
     mask = flat.reshape(raw.shape).astype(np.int32)
     if len(ids) == 2 and _n_parts(mask) > 1:
-        message = f"{mask_path.name} marks {_n_parts(mask)} separate nuclei with one number; every nucleus needs its own"
+        message = f"{mask_path.name} marks {_n_parts(mask)} nuclei with one number; each needs its own"
         raise InputError(message)
     nuclei = pd.DataFrame({"cell_id": ids[1:].astype(str)})
     area = np.maximum(np.bincount(mask.ravel(), minlength=len(ids))[1:], 1)

@@ -61,7 +61,7 @@ class Section:
     def shifted(self, *, dx_um: float = 0.0, dy_um: float = 0.0) -> Section:
         """The same section with the whole assay (nuclei and transcripts) moved over the H&E."""
         if self.nuclei_px is None:
-            message = f"{self.name} has a mask and no outlines; only an assay that was aligned to its image can be shifted"
+            message = f"{self.name} has a mask and no outlines; only an assay that lies on its image can be shifted"
             raise InputError(message)
         move = np.array([dx_um, dy_um]) / self.mpp
         affine = self.um_to_px.copy()

@@ -100,7 +100,7 @@ def check_bundle(folder: str | Path) -> tuple[dict, Path]:
     if len(ids.unique()) != len(ids):
         repeated = ids.value_counts().to_pylist()
         example = next(v["values"] for v in repeated if v["counts"] > 1)
-        message = f"{folder / 'cells.parquet'} has {len(ids)} rows but {len(ids.unique())} cell ids (twice: {example!r})"
+        message = f"{folder / 'cells.parquet'} has {len(ids)} rows, {len(ids.unique())} cell ids (twice: {example!r})"
         raise InputError(message + ": every cell needs its own id")
     if not zipfile.is_zipfile(folder / "cells.zarr.zip"):
         message = f"{folder / 'cells.zarr.zip'} is truncated or not a zip file: copy it again"
@@ -138,7 +138,7 @@ def _check_image(folder: Path) -> Path:
         raise InputError(message)
     alignment = found[0].with_name(found[0].name.replace(".ome.tif", "alignment.csv"))
     if not alignment.is_file():
-        message = f"{alignment.name} is missing beside {found[0].name}: without it the H&E would lie anywhere; export it"
+        message = f"{alignment.name} is missing beside {found[0].name}: without it the H&E lies anywhere; export it"
         raise InputError(message + " from the alignment step (3 x 3 matrix, H&E pixels to assay pixels)")
     try:
         matrix = pd.read_csv(alignment, header=None).to_numpy(float)
@@ -146,8 +146,8 @@ def _check_image(folder: Path) -> Path:
         message = f"{alignment} is not a table of numbers ({error}); expected a 3 x 3 matrix"
         raise InputError(message) from error
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:2, :2])) < 1e-9:
-        message = f"{alignment} has shape {matrix.shape}; expected an invertible 3 x 3 matrix, H&E pixels to assay pixels"
-        raise InputError(message)
+        message = f"{alignment} has shape {matrix.shape}; expected an invertible 3 x 3 matrix"
+        raise InputError(message + " from H&E pixels to assay pixels")
     try:
         with tifffile.TiffFile(found[0]) as file:
             shape, axes = file.series[0].shape, file.series[0].axes
@@ -173,7 +173,7 @@ def _read(folder: Path):
                 morphology_mip=False, morphology_focus=False,
             )  # fmt: skip
         except Exception as error:
-            message = f"{folder} cannot be opened by spatialdata-io ({type(error).__name__}: {error}): is the run complete?"
+            message = f"{folder}: spatialdata-io cannot open it ({type(error).__name__}: {error}); is the run complete?"
             raise InputError(message) from error
 
 
@@ -207,7 +207,7 @@ def _affine(sdata, path: Path, mpp: float) -> np.ndarray:
     um_to_px = np.linalg.inv(to_global) @ scale
     implied = 1 / np.sqrt(abs(np.linalg.det(um_to_px[:2, :2])))
     if abs(implied / mpp - 1) > 0.05:
-        message = f"{path.name} has {mpp:.4g} um per pixel, but its alignment implies {implied:.4g}: one of the two is wrong"
+        message = f"{path.name} has {mpp:.4g} um per pixel, but its alignment implies {implied:.4g}: correct one"
         raise InputError(message)
     return um_to_px
 
@@ -217,7 +217,7 @@ def _nuclei(sdata) -> tuple[pd.DataFrame, np.ndarray]:
     import shapely
 
     frame = sdata["nucleus_boundaries"]
-    ids = frame["cell_id"] if "cell_id" in frame else frame.index
+    ids = frame.get("cell_id", frame.index)
     coordinates, row = shapely.get_coordinates(frame.geometry.values, return_index=True)
     length = np.bincount(row, minlength=len(frame)) - 1  # rings are closed: the last vertex is the first
     start = np.r_[0, np.cumsum(length + 1)[:-1]]
@@ -235,7 +235,7 @@ def _nuclei(sdata) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _transcripts(folder: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], min_qv: float) -> pd.DataFrame:
-    """The vendor's transcripts of panel genes with the row of their nucleus. Read as columns: 4 x faster than lazily."""
+    """The vendor's transcripts of panel genes with the row of their nucleus. As columns: 4 x faster than lazily."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -299,7 +299,7 @@ def _check_units(folder: Path, nuclei_px, outlines_um, transcripts: pd.DataFrame
             raise InputError(message)
     spans = [np.ptp(np.percentile(xy, (2, 98), axis=0), axis=0) for xy in (nuclei_px.mean(1), molecules_px)]
     ratio = spans[1] / np.maximum(spans[0], 1e-9)
-    if len(nuclei_px) > 20 and not ((0.6 < ratio) & (ratio < 1.7)).all():
+    if len(nuclei_px) > 20 and not ((ratio > 0.6) & (ratio < 1.7)).all():
         message = f"{folder}: transcripts span {ratio[0]:.2f} x {ratio[1]:.2f} times the extent of the nuclei; {UNITS}"
         raise InputError(message)
 

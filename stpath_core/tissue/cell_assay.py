@@ -215,6 +215,11 @@ def _scatter(nuclei_um, cells_um, counts: csr_matrix, effects: Effects, rng: np.
         edge = polygons[c, k] * (1 - along[where]) + polygons[c, (k + 1) % v] * along[where]
         centre = polygons.mean(1)[c]
         xy[where] = centre + (edge - centre) * radius[where]
+    if effects.overlap and len(nuclei_um) > 1:
+        middle = nuclei_um.mean(1)
+        step = middle[cKDTree(middle).query(middle, k=2)[1][:, 1]] - middle  # to the nearest neighbour
+        step[rng.random(len(step)) >= effects.overlap] = 0
+        xy += step.astype(np.float32)[cell] * (rng.random(n, dtype=np.float32) < 0.5)[:, None]
     leaks = np.flatnonzero(rng.random(n, dtype=np.float32) < effects.leakage)
     angle = rng.uniform(0, 2 * np.pi, len(leaks))
     step = rng.exponential(effects.leakage_um, len(leaks)) if effects.leakage_um else np.zeros(len(leaks))

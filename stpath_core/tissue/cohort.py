@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +26,6 @@ from stpath_core.tissue.stains import patient_stain
 from stpath_core.tissue.xenium import COMPLETE, write_bundle
 
 PATIENTS_PER_SEED = 100  # a cohort of another seed holds other people
-FORMAT = 1  # of what a bundle is made from; bundles of another number are made again
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def write_cohort(
     wanted = [pair for pair in who if not _complete(folder, *pair, size_um, seed, mpp, effects)]
     done = len(who) - len(wanted)
     # spawned, not forked: the caller may hold threads (torch, dask) that a fork would copy in the middle of their work
-    pool = ProcessPoolExecutor(min(workers, len(wanted)), get_context("spawn")) if min(workers, len(wanted)) > 1 else None
+    n = min(workers, len(wanted))
+    pool = ProcessPoolExecutor(n, get_context("spawn")) if n > 1 else None
     try:
         for name in pool.map(make, wanted) if pool else map(make, wanted):
             done += 1
@@ -151,8 +152,17 @@ def _make_one(folder: Path, who: tuple[str, int], *, size_um, seed: int, mpp: fl
 
 def _settings(organ: str, patient: int, size_um, seed: int, mpp: float, effects: Effects) -> dict:
     """What decides a bundle, as JSON keeps it."""
-    return {"format": FORMAT, "organ": organ, "patient": patient, "size_um": [float(v) for v in size_um], "seed": seed,
+    return {"code": _code_hash(), "organ": organ, "patient": patient, "size_um": [float(v) for v in size_um], "seed": seed,
             "mpp": mpp, "effects": effects.as_dict()}  # fmt: skip
+
+
+@cache
+def _code_hash() -> str:
+    """Of this package's source: a bundle made by other code is made again."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _complete(folder: Path, organ: str, patient: int, size_um, seed: int, mpp: float, effects: Effects) -> bool:

@@ -112,6 +112,8 @@ TYPE_PROGRAMMES: dict[str, dict[str, float]] = {
     "adipocyte": {"stromal": 1.2, "adipose": 3.6},
 }
 
+CONTRAST = 0.8  # on all strengths: a supervised classifier separates lineages about as well as on a MERFISH section
+
 STATES_VISIBLE = ("hypoxia", "interferon", "matrix")  # follow the region and the crowding around the cell
 STATES_HIDDEN = ("stress", "inflammation", "cycling")  # follow a smooth field that leaves no trace in the image
 
@@ -167,5 +169,5 @@ def type_noise(n_types: int) -> np.ndarray:
 
 
 def sensitivity(strength: float) -> np.ndarray:
-    """Efficiency of the panel's probe for each gene of the universe: (G,), log-normal with SD `strength`, mean about 1."""
+    """Efficiency of the panel's probe for each gene of the universe: (G,), log-normal, SD `strength`, mean about 1."""
     return np.exp(strength * np.random.default_rng([_WORLD, 3]).normal(size=len(universe())) - strength**2 / 2)

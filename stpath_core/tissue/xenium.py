@@ -195,7 +195,8 @@ def polygon_area(polygons: np.ndarray) -> np.ndarray:
 
 def _write_matrix(path: Path, measurement: Measurement, matrix: csr_matrix, ids: np.ndarray) -> None:
     """The count matrix in the vendor's HDF5 layout: features x cells, compressed by cell."""
-    kinds = ["Gene Expression"] * (len(measurement.features) - len(CONTROLS)) + ["Negative Control Probe"] * len(CONTROLS)
+    n_genes = len(measurement.features) - len(CONTROLS)
+    kinds = ["Gene Expression"] * n_genes + ["Negative Control Probe"] * len(CONTROLS)
     with h5py.File(path, "w") as file:
         group = file.create_group("matrix")
         group["barcodes"] = ids.astype("S")
@@ -244,7 +245,8 @@ def _write_truth(out: Path, arch, measurement: Measurement, shape, ids, *, mpp: 
     arch.cells[keep].reset_index(names="cell_id").to_parquet(out / "cells.parquet", index=False)
     np.save(out / "nuclei_um.npy", np.asarray(arch.nuclei_um, np.float32))
     instances = instance_mask(arch.nuclei_um, mpp=mpp, shape=shape)
-    tifffile.imwrite(out / "instances.tif", instances, compression="zlib", compressionargs={"level": 1}, tile=(512, 512))
+    packing = {"compression": "zlib", "compressionargs": {"level": 1}, "tile": (512, 512)}
+    tifffile.imwrite(out / "instances.tif", instances, **packing)
     links = pd.DataFrame({"cell_id": ids, "true_cell": measurement.true_cell, "kind": measurement.kind})
     links.to_parquet(out / "links.parquet", index=False)
     affine = {
