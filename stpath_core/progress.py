@@ -1,8 +1,8 @@
 """Progress: a bar in a terminal or a notebook, a plain line now and then in a log, nothing when nobody asked.
 
-Library functions take `progress: Progress = quiet` and write `for tile in progress(tiles, label="tiles")`; pass `track`
-to see how far they are. Those that work in several processes call `progress(done, total, name)`; pass them
-`steps("sections")`.
+Library functions take `progress=iter` and write `for tile in progress(tiles)`; pass `track`, or
+`functools.partial(track, label="tiles")`, to see how far they are. Those that work in several processes call
+`progress(done, total, name)`; pass them `steps("sections")`.
 """
 
 from __future__ import annotations
@@ -10,23 +10,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 15.0  # between two lines of a log
 BAR_EVERY_S = 0.2  # between two redraws
-
-
-class Progress(Protocol):
-    """What a `progress` argument is: `for tile in progress(tiles, label="tiles", total=12): ...`."""
-
-    def __call__(self, items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]: ...
-
-
-def quiet(items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]:
-    """Iterate and say nothing: the default of library functions."""
-    del label, total
-    yield from items
 
 
 def track(items: Iterable[T], *, label: str = "", total: int | None = None) -> Iterator[T]:

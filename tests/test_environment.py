@@ -1,0 +1,154 @@
+"""One environment, said four times: pyproject.toml, requirements.lock, environment.yml, and what the code imports."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.utils import canonicalize_name
+
+import stpath_core
+from stpath_core import lock
+from conftest import ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = lock.read_lock(ROOT / "requirements.lock")
+WANTED = {canonicalize_name(r.name): r for r in lock.wanted(ROOT / "pyproject.toml")}
+
+# Wanted although nothing here imports them, each for its reason.
+USED_OTHERWISE = {
+    "igraph": "Leiden clustering in scanpy",
+    "imagecodecs": "JPEG and JPEG 2000 inside TIFF and SVS files",
+    "jupyter-server": "its floor of 2.20 mends a known hole",
+    "jupyterlab": "make lab",
+    "ruff": "make test",
+    "setuptools": "builds the editable install",
+    "torchvision": "timm needs the build that matches torch",
+}
+# Imported where they come from: installed with a package that we name.
+BROUGHT_BY = {"jupyter_client": "nbclient", "traitlets": "nbclient", "zmq": "ipykernel", "traitlets.config": "nbclient"}
+
+
+def imports(*folders):
+    """Top-level modules that our Python files import, with one file that does."""
+    found = {}
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [node.module]
+                found |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
+    ours = {"stpath_core", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
+
+
+def test_lock_is_exactly_what_pyproject_leads_to():
+    installed = lock.closure(WANTED.values())
+    assert (ROOT / "requirements.lock").read_text() == lock.lock_text(installed)
+
+
+def test_lock_pins_exactly_and_names_no_index_or_path():
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[a-z0-9.-]+==[\w.!]+( ; .+)?", line), line
+    for name, requirement in LOCK.items():
+        linux_only = name.startswith(("nvidia-", "cuda-", "triton"))
+        wanted = 'platform_system == "Linux" and platform_machine == "x86_64"'
+        assert str(requirement.marker or "") == (wanted if linux_only else ""), name
+
+
+def test_lock_lies_within_what_pyproject_allows():
+    for name, requirement in WANTED.items():
+        version = next(iter(LOCK[name].specifier)).version
+        assert version in requirement.specifier, f"{name} {version} is not {requirement.specifier}"
+
+
+def test_jupyter_server_has_its_fix_and_torch_its_partner():
+    versions = {name: next(iter(r.specifier)).version for name, r in LOCK.items()}
+    assert tuple(map(int, versions["jupyter-server"].split(".")[:2])) >= (2, 20)
+    (major, minor), (_, vision) = (tuple(map(int, versions[n].split(".")[:2])) for n in ("torch", "torchvision"))
+    assert (major, vision) == (2, minor + 15), "torchvision 0.(n + 15) is built for torch 2.n"
+
+
+def test_conda_environment_is_python_pip_and_the_same_lock():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert conda["name"] == "stpath"
+    *plain, pip = conda["dependencies"]
+    assert plain == [f"python{PYPROJECT['project']['requires-python']}", "pip"]
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_every_import_is_of_a_package_that_pyproject_names():
+    owners = importlib.metadata.packages_distributions()
+    for module, path in imports("stpath_core", "notebooks", "tests").items():
+        names = {canonicalize_name(name) for name in owners.get(module, [])} | {BROUGHT_BY.get(module, "")}
+        assert names & set(WANTED), f"{path} imports {module}, which pyproject.toml does not name"
+
+
+def test_every_named_package_is_used():
+    owners = importlib.metadata.packages_distributions()
+    modules = imports("stpath_core", "notebooks", "tests")
+    used = {canonicalize_name(name) for module in modules for name in owners.get(module, [])}
+    used |= set(BROUGHT_BY.values())
+    unused = set(WANTED) - used - set(USED_OTHERWISE)
+    assert not unused, f"nothing imports {sorted(unused)}; leave them out of pyproject.toml"
+    assert not set(USED_OTHERWISE) - set(WANTED)
+
+
+@pytest.mark.parametrize("module", ["stpath_core", "stpath_core.cli"])
+def test_import_stays_light(module):
+    program = (
+        f"import time; t = time.perf_counter(); import {module}, sys; print(time.perf_counter() - t, *sys.modules)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+        for _ in range(3)
+    ]
+    seconds = min(float(run.stdout.split()[0]) for run in runs)
+    assert seconds < 0.3
+    assert not {"torch", "scanpy", "squidpy", "pandas", "numpy", "matplotlib", "papermill"} & set(
+        runs[0].stdout.split()
+    )
+
+
+def test_rooms_are_reached_from_the_package_and_wrong_names_are_told():
+    assert stpath_core.errors.InputError
+    with pytest.raises(AttributeError, match="record"):
+        _ = stpath_core.no_such_room
+
+
+def test_every_folder_of_the_library_is_a_package():
+    folders = {path.parent for path in (ROOT / "stpath_core").rglob("*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders)
+
+
+def test_version_is_said_once():
+    assert PYPROJECT["project"]["version"] == stpath_core.__version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == stpath_core.__version__
+
+
+def test_warnings_are_errors_and_each_exception_has_its_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    block = re.search(r"filterwarnings = \[\n(.*?)\n\]", text, re.DOTALL)[1].splitlines()
+    assert block[0].strip() == '"error",'
+    assert all("#" in line for line in block[1:] if '"ignore' in line)
+
+
+def test_files_keep_to_one_concern():
+    for path in (ROOT / "stpath_core").rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 350, f"{path.name} is long; cut it in two rooms"
+
+
+def test_nothing_names_how_the_project_was_made():
+    """No path of a builder's machine in what a reader gets."""
+    for pattern in ("*.py", "*.md", "*.toml", "*.yml", "*.yaml", "Makefile"):
+        for path in ROOT.rglob(pattern):
+            if path.relative_to(ROOT).parts[0] in (".venv", "runs", "data", "build", "tests"):
+                continue
+            assert not re.search(r"/(work|home|root|Users)/\w", path.read_text(errors="ignore")), path
