@@ -14,8 +14,8 @@ import yaml
 from packaging.utils import canonicalize_name
 
 import stpath_core
-from stpath_core import lock
 from conftest import ROOT
+from stpath_core import lock
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = lock.read_lock(ROOT / "requirements.lock")

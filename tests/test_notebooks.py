@@ -11,8 +11,8 @@ import sys
 import nbformat
 import pytest
 
-from stpath_core import manifest, run, stages
 from conftest import NO_NETWORK, ROOT
+from stpath_core import manifest, run, stages
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 SHARED_CACHE = "notebooks"

@@ -12,11 +12,11 @@ import jupytext
 import nbformat
 import pytest
 
+from conftest import ROOT
 from stpath_core import cli, pairing, stages
 from stpath_core.errors import InputError
 from stpath_core.parameters import MANDATORY
 from stpath_core.stages import read_notebook
-from conftest import ROOT
 
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 MAX_CODE_CELLS = 18

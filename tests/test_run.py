@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stpath_core import cli, manifest, progress, record
 from conftest import ROOT
+from stpath_core import cli, manifest, progress, record
 
 WRITE = '(run.stage / "x.txt").write_text("x" * size)\nreport("part1.size", size)'
 READ = 'text = (run.inputs("10_one") / "x.txt").read_text()\nreport("part1.read", len(text))'
