@@ -100,6 +100,13 @@ class Run:
         self.needed[other.name] = key
         return folder
 
+    def resumable(self, name: str) -> Path:
+        """Where long work keeps its state: the same file for every run with the same inputs, code and parameters.
+
+        So a run that was interrupted is taken up by the next one. Whoever finishes the work removes the file.
+        """
+        return stages.cache_folder() / "resume" / f"{self.name}-{self.key}-{name}.safetensors"
+
     def figure(self, name: str, drawn: Any) -> None:
         """Save a matplotlib figure, or the figure of an Axes, as figures/<name>.png of this run."""
         figure = getattr(drawn, "figure", drawn)

@@ -34,8 +34,8 @@ class NucleiNet(nn.Module):
         *,
         encoder: str = "resnet10t",
         encoder_args: dict | None = None,
-        width: int = 32,
-        stride: int = 2,
+        width: int = 16,
+        stride: int = 1,
         classes: Sequence[str] = (),
         mpp: float = 0.5,
         pretrained: bool = False,
@@ -55,13 +55,11 @@ class NucleiNet(nn.Module):
         # that stride (one for a CNN, several for a ViT, whose maps share one stride, none where it has no such map).
         deepest = max(strides)
         self.levels = [deepest // 2**i for i in range((deepest // stride).bit_length())]  # e.g. 16, 8, 4, 2
-        widths = {s: min(width * s // stride, 4 * width) for s in self.levels}
+        widths = {s: min(width * s // stride, 8 * width) for s in self.levels}
         self.lateral = nn.ModuleList(
             nn.Conv2d(c, widths[s], 1) if s in widths else None for c, s in zip(channels, strides, strict=True)
         )
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 2 * stride + 1, stride=stride, padding=stride, bias=False), nn.BatchNorm2d(width)
-        )  # detail that a patch embedding loses
+        self.stem = nn.Conv2d(3, width, 2 * stride + 1, stride=stride, padding=stride)  # detail a patch embedding loses
         pairs = list(zip(self.levels[:-1], self.levels[1:], strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(widths[a], widths[b], 1) for a, b in pairs)
         self.refine = nn.ModuleList(_block(widths[b], widths[b]) for _, b in pairs)
