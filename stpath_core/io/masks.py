@@ -80,10 +80,8 @@ def read_mask(path: str | Path, *, shape: tuple[int, int]) -> np.ndarray:
 def _open(image_path: Path, mask_path: Path, entry: Dataset, mpp: float | None, types: pd.Series | None) -> Section:
     image, scale = read_image(image_path, mpp=mpp if mpp is not None else entry.mpp)
     raw = read_mask(mask_path, shape=image.shape[:2])
-    ids, flat = np.unique(raw, return_inverse=True)
-    if ids[0] != 0:  # no background at all
-        ids, flat = np.r_[0, ids], flat + 1
-    mask = flat.reshape(raw.shape).astype(np.int32)
+    ids = np.r_[0, np.setdiff1d(pd.unique(raw.ravel()), [0])]
+    mask = np.searchsorted(ids, raw).astype(np.int32)
     if len(ids) == 2 and _n_parts(mask) > 1:
         message = f"{mask_path.name} marks {_n_parts(mask)} nuclei with one number; each needs its own"
         raise InputError(message)

@@ -152,8 +152,9 @@ def _make_one(folder: Path, who: tuple[str, int], *, size_um, seed: int, mpp: fl
 
 def _settings(organ: str, patient: int, size_um, seed: int, mpp: float, effects: Effects) -> dict:
     """What decides a bundle, as JSON keeps it."""
-    return {"code": _code_hash(), "organ": organ, "patient": patient, "size_um": [float(v) for v in size_um], "seed": seed,
-            "mpp": mpp, "effects": effects.as_dict()}  # fmt: skip
+    size = [float(v) for v in size_um]
+    return {"code": _code_hash(), "organ": organ, "patient": patient, "size_um": size, "seed": seed, "mpp": mpp,
+            "effects": effects.as_dict()}  # fmt: skip
 
 
 @cache
