@@ -28,6 +28,7 @@ class Patient:
     nuclear_size: float  # factor on all nuclear areas
     grade: float  # factor on neoplastic nuclear areas
     pleomorphism: float  # factor on the spread of neoplastic nuclei
+    open_chromatin: float  # added to how vesicular nuclei are
     basophilia: float  # factor on the hematoxylin of the cytoplasm
     collagen: float  # factor on the density of fibres
     clefts: float  # 0 to 1: how far tumour cells shrink from each other and from their stroma
@@ -73,7 +74,7 @@ def patient_traits(organ: str, patient: int, *, mixture: Mix | None = None) -> P
         )  # fmt: skip
         compartments[region] = replace(c, share=float(share), stroma=stroma, structures=structures)
     size, grade, wild, blue, fibre = np.exp(rng.normal(0, [0.10, 0.14, 0.25, 0.5, 0.25]))
-    return Patient(replace(plan, compartments=compartments), size, grade, wild, blue.clip(0.5, 2), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
+    return Patient(replace(plan, compartments=compartments), size, grade, wild, float(rng.normal(0, 0.15)), blue.clip(0.5, 2), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
 
 
 def grow(organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 0, mixture: Mix | None = None) -> Architecture:
@@ -146,7 +147,8 @@ def _populate(rng: np.random.Generator, traits: Patient, layout: Layout, region:
     tumour = np.array([SUPER_OF[name] == "neoplastic" for name in FINE_TYPES])[code]
     size = traits.nuclear_size * plan.nuclear_size * np.where(tumour, plan.tumour_size * traits.grade, 1)
     size = np.where(_ROUND[code], np.sqrt(size), size)
-    cells = pd.concat([spots[["x_um", "y_um", "structure"]], draw_nuclei(rng, code, size=size, pleomorphism=traits.pleomorphism)], axis=1)
+    nuclei = draw_nuclei(rng, code, size=size, pleomorphism=traits.pleomorphism, open_chromatin=traits.open_chromatin)
+    cells = pd.concat([spots[["x_um", "y_um", "structure"]], nuclei], axis=1)
     x, y = cells.x_um.to_numpy(), cells.y_um.to_numpy()
     fibre = nearest(layout.fibre, x, y, grid_um=GRID_UM)
     angle = np.where(_SPINDLES[code] & ~spots.layered, fibre, spots.angle)

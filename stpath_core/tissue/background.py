@@ -57,7 +57,7 @@ class _Painter:
         centre = cells[["x_um", "y_um"]].to_numpy() + off[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
         self.x, self.y = centre.astype(np.float32).T
         self.size = np.sqrt(cells.long_um * cells.short_um).to_numpy(np.float32)
-        vary = np.exp(rng.normal(0, 0.12, (2, len(cells)))).astype(np.float32)
+        vary = np.exp(rng.normal(0, 0.22, (2, len(cells)))).astype(np.float32)
         self.cyto_e = _CYTO["eosin"][code] * vary[0]
         self.cyto_h = _CYTO["hematoxylin"][code] * vary[1] * arch.traits.basophilia
         self.reach, self.grain, self.border = (_CYTO[k][code] for k in ("radius_um", "grain", "border"))
@@ -81,28 +81,30 @@ class _Painter:
         h, e = self._stroma(rows, fine, middle, coarse)
         first, second, cell = self._nearest_cell(rows)
         h, e = self._cytoplasm(h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows)
-        return self._spaces(h, e, depth, lumen, owner, kind, fine, middle, coarse)
+        patch = self.texture(band(40.0, mpp, 9), rows, 8)
+        tone = np.maximum(0.96 + 0.06 * patch + 0.03 * coarse, 0.3) ** 2  # no section is evenly stained
+        return self._spaces(h * tone, e * tone, depth, lumen, owner, kind, fine, middle, coarse)
 
     def _stroma(self, rows, fine, middle, coarse):
         """Collagen along the fibre direction: dense bundles with lens-shaped clefts, or loose strands on glass."""
         mpp = self.mpp
-        wave = [self.texture(band(12.0, mpp, k), rows, 2 + k) for k in (0, 1)]
-        column = (self.columns + self.shift[4, 0] + (2.6 / mpp) * wave[0]).astype(np.int32) % TILE_PX
-        row = (rows[:, None] + self.shift[4, 1] + (2.6 / mpp) * wave[1]).astype(np.int32) % TILE_PX
+        wave = [self.texture(band(20.0, mpp, k), rows, 2 + k) for k in (0, 1)]
+        column = (self.columns + self.shift[4, 0] + (3.0 / mpp) * wave[0]).astype(np.int32) % TILE_PX
+        row = (rows[:, None] + self.shift[4, 1] + (3.0 / mpp) * wave[1]).astype(np.int32) % TILE_PX
         pixel = row * TILE_PX + column
         turn = np.arctan2(self.up.linear(self.sin, rows), self.up.linear(self.cos, rows))
         turn = (turn * (0.5 * DIRECTIONS / np.pi)) % DIRECTIONS
-        bundle = streaks(fibres(3.2, 26.0, mpp, 1), turn, pixel)
-        fibril = streaks(fibres(0.9, 12.0, mpp, 2), turn, pixel)
+        bundle = streaks(fibres(3.0, 34.0, mpp, 1), turn, pixel)
+        fibril = streaks(fibres(0.9, 16.0, mpp, 2), turn, pixel)
         patch = self.texture(band(30.0, mpp, 6), rows, 5)
         collagen = self.up.linear(self.collagen[self.layout.territory], rows) * self.traits.collagen + 0.22 * patch
         muscle = _step(self.up.linear(self.layout.muscle, rows), 0.6)
         tight = np.clip(np.maximum(collagen, muscle * 0.85), 0, 1.1)
-        cleft = _step(bundle + 0.25 * fibril - (2.6 * tight - 0.55), 0.55)
+        cleft = _step(bundle + 0.25 * fibril - (2.2 * tight - 0.6), 0.45)
         strand = np.exp(-(((bundle - 0.9 + 0.5 * coarse) / 0.22) ** 2)) + 0.6 * np.exp(-((fibril / 0.3) ** 2)) * (coarse > 0)
-        solid = 0.34 + 0.26 * tight + 0.075 * bundle + (0.06 + 0.03 * tight) * fibril + 0.035 * middle + 0.03 * fine
+        solid = 0.32 + 0.27 * tight + 0.15 * bundle + 0.10 * fibril + 0.02 * middle + 0.02 * fine
         e = solid + cleft * (0.045 + 0.3 * strand - solid)
-        h = 0.02 + 0.03 * self.traits.basophilia * (1 + 0.6 * middle + 0.4 * fibril) * (1 - 0.6 * cleft)
+        h = 0.008 + 0.02 * self.traits.basophilia * (1 + 0.6 * middle + 0.4 * fibril) * (1 - 0.6 * cleft)
         return np.maximum(h, 0), np.maximum(e, 0.01)
 
     def _nearest_cell(self, rows):
@@ -129,7 +131,7 @@ class _Painter:
         bare = self.texture(foam(2.6, self.mpp, 1), rows, 4)
         clear = self.clear[owner]
         grain = self.grain[cell]
-        grain = 1 + grain * (0.5 * fine + 0.7 * middle + 0.45 * coarse) - (1 - bare) * grain * 0.5
+        grain = 1 + grain * (0.6 * fine + 0.5 * middle + 0.35 * coarse) - (1 - bare) * grain * 0.5
         hole = _step(self.texture(band(2.2, self.mpp, 8), rows, 7) - 2.6 + self.traits.vacuoles, 0.7)
         grain = np.maximum(grain, 0.05) * (1 - 0.85 * hole)
         body_e = self.cyto_e[cell] * grain * (1 - clear * (0.97 - 0.55 * bare))

@@ -19,11 +19,12 @@ _NUCLEUS = {name: np.array([getattr(CELL_TYPES[t].nucleus, name) for t in FINE_T
             for name in CELL_TYPES["caf"].nucleus.__dataclass_fields__}  # fmt: skip
 
 
-def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray, pleomorphism: float) -> pd.DataFrame:
+def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray, pleomorphism: float,
+                open_chromatin: float) -> pd.DataFrame:  # fmt: skip
     """One row of nuclear parameters per cell.
 
     code : (n,) index into FINE_TYPES; size : (n,) factor on the area (organ, patient, grade).
-    pleomorphism : factor on the spread of neoplastic nuclei.
+    pleomorphism : factor on the spread of neoplastic nuclei. open_chromatin : added to how vesicular nuclei are.
     """
     n = len(code)
     z = rng.standard_normal((8, n)).astype(np.float32)
@@ -34,7 +35,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     area = p["area_um2"] * size * np.exp(p["area_sd"] * wild * z[0]) * cap
     aspect = 1.0 + (p["aspect"] - 1.0) * np.exp(2.2 * p["aspect_sd"] * z[1])
     table = pd.DataFrame({"long_um": np.sqrt(area * aspect / np.pi), "short_um": np.sqrt(area / aspect / np.pi)})
-    table["taper"] = (0.22 * (aspect - 1.4)).clip(0, 0.5)
+    table["taper"] = (0.12 * (aspect - 1.3)).clip(0, 0.3) * rng.random(n)
     table["bend"] = p["bend"] * z[2] * 1.2
     for m in WAVES:
         amplitude = p["wobble"] * wild * rng.rayleigh(1.5 / m, n)
@@ -42,12 +43,13 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
         table[f"wave{m}"] = np.minimum(amplitude + lobed, 0.4)
         table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
     table["density"] = p["density"] * np.exp(p["density_sd"] * wild * z[5]) * (0.35 + 0.65 * cap)
-    table["vesicular"] = (p["vesicular"] * (1 + 0.45 * z[6])).clip(0, 1)
+    table["vesicular"] = (p["vesicular"] * (1 + 0.45 * z[6]) + open_chromatin * (p["vesicular"] > 0.2)).clip(0, 1)
     table["clumps"] = p["clumps"] * np.exp(0.25 * z[7])
     table["clump_um"] = p["clump_um"]
     table["nucleoli"] = rng.poisson(p["nucleoli"]).clip(0, 3)
     table["nucleolus_um"] = p["nucleolus_um"] * rng.uniform(0.75, 1.25, n)
     table["blur_um"] = 0.12 + 0.8 * (1 - cap)
+    table["halo"] = rng.beta(0.5, 1.6, n)  # how far the cytoplasm has shrunk from the nucleus
     mitosis = (code == FINE_TYPES.index("carcinoma_cycling")) & (rng.random(n) < 0.3)
     table["mitosis"] = mitosis
     table.loc[mitosis, "short_um"] *= 0.55

@@ -56,15 +56,15 @@ class Organ:
     tumour_size: float = 1.0  # further factor on neoplastic nuclear area
 
 
-_QUIET = {"fibroblast": 9, "endothelial": 1.2, "pericyte": 0.7, "macrophage": 1.0, "t_cd4": 0.9, "t_cd8": 0.7,
-          "mast": 0.5, "plasma": 0.6, "smooth_muscle": 0.4}  # fmt: skip
-_REACTIVE = {"caf": 7, "endothelial": 0.9, "pericyte": 0.5, "macrophage": 1.3, "t_cd4": 1.7, "t_cd8": 1.5,
-             "b_cell": 0.5, "plasma": 1.1, "neutrophil": 0.8, "fibroblast": 0.5}  # fmt: skip
+_QUIET = {"fibroblast": 9, "endothelial": 1.2, "pericyte": 0.7, "macrophage": 0.8, "t_cd4": 0.6, "t_cd8": 0.45,
+          "mast": 0.4, "plasma": 0.4, "smooth_muscle": 0.4}  # fmt: skip
+_REACTIVE = {"caf": 7, "endothelial": 0.9, "pericyte": 0.5, "macrophage": 1.0, "t_cd4": 1.2, "t_cd8": 1.1,
+             "b_cell": 0.5, "plasma": 0.8, "neutrophil": 0.6, "fibroblast": 0.5}  # fmt: skip
 _AGGREGATE = {"t_cd4": 4, "t_cd8": 2.6, "b_cell": 4, "plasma": 1.4, "macrophage": 0.6, "fibroblast": 0.7,
               "endothelial": 0.4, "neutrophil": 0.1}  # fmt: skip
-_LAMINA = {"plasma": 3.2, "t_cd4": 1.6, "t_cd8": 1.2, "macrophage": 1.0, "fibroblast": 2.5, "mast": 0.4,
+_LAMINA = {"plasma": 3.2, "t_cd4": 1.4, "t_cd8": 1.0, "macrophage": 1.0, "fibroblast": 2.0, "mast": 0.4,
            "endothelial": 1.0, "pericyte": 0.5, "b_cell": 0.6}  # fmt: skip
-_INTRUDERS = {"t_cd8": 0.035, "t_cd4": 0.03, "macrophage": 0.02, "neutrophil": 0.015}
+_INTRUDERS = {"t_cd8": 0.03, "t_cd4": 0.02, "macrophage": 0.015, "neutrophil": 0.01}
 _INVASIVE = {"carcinoma_invasive": 0.82, "carcinoma_cycling": 0.08} | _INTRUDERS
 _IN_SITU = {"carcinoma_in_situ": 0.88, "carcinoma_cycling": 0.06, "t_cd8": 0.03, "macrophage": 0.015}
 
@@ -133,9 +133,9 @@ ORGAN_PLANS: dict[str, Organ] = {
     "lung": Organ(
         nuclear_size=1.05, tumour_size=1.1,
         compartments={
-            "gland": _gland(0.26, Structure(kind="alveolus", cells={"alveolar_type2": 6, "endothelial": 2, "pericyte": 1.2,
+            "gland": _gland(0.26, Structure(kind="alveolus", cells={"alveolar_type2": 8, "endothelial": 1.8, "pericyte": 1.0,
                                                                     "macrophage": 1, "fibroblast": 0.8, "t_cd4": 0.4},
-                                            radius_um=70, spacing_um=92, wobble=0.1, gap_um=7, height_um=0.5,
+                                            radius_um=55, spacing_um=74, wobble=0.1, gap_um=7, height_um=0.5,
                                             layer_um=-2.2, pitch_um=9), stroma_pitch_um=14, collagen=0.35),
             "in_situ": _tumour(0.13, Structure(kind="gland", cells=_IN_SITU, radius_um=48, spacing_um=100, wobble=0.18,
                                                height_um=13, folds=0.3, layer_um=7, pitch_um=7.6, gap_um=9)),

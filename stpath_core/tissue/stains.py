@@ -14,11 +14,11 @@ class Stain:
     """How two stain densities become colours."""
 
     hematoxylin: tuple[float, float, float] = (0.63, 0.69, 0.36)  # optical density per unit of stain, R G B
-    eosin: tuple[float, float, float] = (0.29, 0.80, 0.52)
-    h_strength: float = 0.86  # optical density (base 10) of a full-strength nucleus
-    e_strength: float = 0.9
+    eosin: tuple[float, float, float] = (0.27, 0.81, 0.52)
+    h_strength: float = 0.78  # optical density (base 10) of a full-strength nucleus
+    e_strength: float = 0.92
     white: tuple[float, float, float] = (243.0, 240.0, 243.0)  # grey levels of bare glass
-    blur_um: float = 0.22  # standard deviation of the optics' point spread
+    blur_um: float = 0.18  # standard deviation of the optics' point spread
     noise: float = 3.2  # grey levels
 
 
@@ -32,8 +32,8 @@ def patient_stain(organ: str, patient: int, *, variation: float = 1.0) -> Stain:
     return Stain(
         hematoxylin=tuple(hematoxylin / np.linalg.norm(hematoxylin)),
         eosin=tuple(eosin / np.linalg.norm(eosin)),
-        h_strength=float(mean.h_strength * np.exp(0.32 * z[2])),
-        e_strength=float(mean.e_strength * np.exp(0.28 * z[3])),
+        h_strength=float(mean.h_strength * np.exp(0.28 * z[2])),
+        e_strength=float(mean.e_strength * np.exp(0.26 * z[3])),
         white=tuple(np.clip(np.array(mean.white) + 3 * z[4] + 1.2 * z[5:8], 215, 252)),
         blur_um=float(mean.blur_um * np.exp(0.18 * z[8])),
         noise=float(mean.noise * np.exp(0.2 * z[9])),

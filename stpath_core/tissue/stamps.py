@@ -54,7 +54,9 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     tiles = {um: band(um, mpp, 1).ravel() for um in np.unique(p["clump_um"]).tolist()}
     density = np.zeros(h.size, np.float32)
     cover = np.zeros(h.size, np.float32)
-    reach = 1.35 * np.hypot(p["long_um"], 0.4 * np.abs(p["bend"]) * p["long_um"]) + p["blur_um"]
+    slit = np.zeros(h.size, np.float32)
+    halo = p["halo"] * (0.25 + 0.75 * arch.traits.clefts)
+    reach = 1.35 * np.hypot(p["long_um"], 0.4 * np.abs(p["bend"]) * p["long_um"]) + p["blur_um"] + 1.2
     turns = {m: np.exp(1j * p[f"turn{m}"]).astype(np.complex64) * p[f"wave{m}"] for m in WAVES}
     for i, pixel, u, v in _windows(cells, reach, mpp=mpp, shape=h.shape):
         a, b = p["long_um"][i], p["short_um"][i]
@@ -69,6 +71,8 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
             rim += (turns[m][i] * power).real
         inside_um = (rim - radius) * np.hypot(u, v) / radius  # roughly the distance to the outline
         soft = np.maximum(p["blur_um"][i], 0.5 * mpp)
+        around = (inside_um < 0.2) & (inside_um > -1.8)
+        np.maximum.at(slit, pixel[around], (halo[i] * np.exp(-(((inside_um + 0.5) / 0.6) ** 2)))[around])
         near = inside_um > -2 * soft
         i, pixel, u, v, inside_um, soft = (q[near] for q in (i, pixel, u, v, inside_um, soft))
         alpha = np.clip(0.5 + 0.5 * inside_um / soft, 0, 1)
@@ -81,7 +85,7 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
             clump[same] = tile[at[same]]
         vesicular = p["vesicular"][i]
         chromatin = 1 - 0.45 * vesicular * deep + p["clumps"][i] * (0.55 + 0.45 * vesicular) * clump * (0.4 + 0.6 * deep)
-        chromatin += (0.15 + 0.55 * vesicular) * np.exp(-(((inside_um - 0.35) / 0.4) ** 2))
+        chromatin += (0.08 + 0.5 * vesicular) * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
         for k in range(3):
             has = count[i] > k
             far = np.hypot(u - spots[k, 0][i] * p["long_um"][i], v - spots[k, 1][i] * p["short_um"][i])
@@ -90,10 +94,12 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
         np.maximum.at(density, pixel, value)
         np.maximum.at(cover, pixel, alpha)
     cover = cover.reshape(h.shape)
-    h *= 1 - 0.8 * cover
+    e *= 1 - slit.reshape(h.shape)
+    h *= 1 - slit.reshape(h.shape)
+    h *= 1 - 0.85 * cover
     h += density.reshape(h.shape)
-    e *= 1 - 0.55 * cover
-    e += 0.12 * cover
+    e *= 1 - 0.85 * cover  # what a nucleus looks like inside is its own, not its surroundings'
+    e += 0.26 * cover
 
 
 def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
