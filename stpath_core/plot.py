@@ -35,7 +35,7 @@ COLOURS = {
 }
 METHOD_COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#999999", "#000000", "#8C6D31")
 _RASTER_PX = 1000  # outlines of a view are drawn on a grid of this width, so they are equally thin at every zoom
-_LINE_PX = 3  # their width on that grid
+_LINE_PX = 4  # their width on that grid
 
 
 def fine_colours() -> dict[str, str]:
