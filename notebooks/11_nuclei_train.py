@@ -159,15 +159,18 @@ else:
 
 # %%
 if typed:
-    train = [s for s in sections if s.name in splits[0].train]
-    table = nuclei.cache_features(network, train, progress=track)
-    shuffled = dict(zip([s.name for s in train], nuclei.shuffled_within_patient(train, seed=seed), strict=True))
-    arms = {"image_oriented": lambda s: s.labels, "shuffled": lambda s: shuffled[s.name]}
-    for arm, labels_of in arms.items():
-        labels = table.labels(train, labels_of)
+    learners = [s for s in sections if s.name in splits[0].train]
+    tiles = NucleiTiles(learners, mpp=0.5, size_px=tile_px, stride=1, batch_size=batch_size, seed=seed + 2)
+    table = nuclei.cache_features(network, tiles, batches=max(2, n_steps // 8), progress=track)
+    arms = {
+        "image_oriented": [s.labels for s in learners],
+        "shuffled": nuclei.shuffled_within_patient(learners, seed=seed),
+    }
+    for arm, by_section in arms.items():
+        labels = table.labels(by_section)
         head = nuclei.fit_type_head(table.features, labels, classes=len(SUPER_CLASSES), seed=seed)
         predict.save(run.stage / f"nuclei_{arm}.safetensors", predict.with_type_head(network, head, SUPER_CLASSES))
-        print(f"{arm}: {(labels >= 0).sum():,} typed nuclei, {(labels < 0).mean():.0%} unknown")
+        print(f"{arm}: {(labels >= 0).sum():,} views of typed nuclei, {(labels < 0).mean():.0%} unknown")
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
@@ -177,7 +180,7 @@ if typed:
 if typed:
     import numpy as np
 
-    labels, rng = table.labels(train, arms["image_oriented"]), np.random.default_rng(seed)
+    labels, rng = table.labels(arms["image_oriented"]), np.random.default_rng(seed)
     for n in (5, 20, 100, 500):
         few = np.full_like(labels, -1)
         for k in range(len(SUPER_CLASSES)):

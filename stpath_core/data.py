@@ -80,21 +80,22 @@ def read_nuclei_stage(path: str | Path) -> list[NucleiSection]:
             if file.attrs.get("schema") != SCHEMA:
                 msg = f"{path} has schema {file.attrs.get('schema')!r}; expected {SCHEMA!r}: make it with notebook 10"
                 raise InputError(msg)
-            return [
-                NucleiSection(
-                    name=name,
-                    organ=g.attrs["organ"],
-                    patient=g.attrs["patient"],
-                    mpp=float(g.attrs["mpp"]),
-                    image=g["image"][...],
-                    instances=g["instances"][...],
-                    **{a: g[a][...] if a in g else None for a in ARRAYS},
-                )  # fmt: skip
-                for name, g in file["sections"].items()
-            ]
+            return [_read_section(name, group) for name, group in file["sections"].items()]
     except OSError as error:
         msg = f"{path} is not a readable HDF5 stage file ({error}); make it with notebook 10"
         raise InputError(msg) from error
+
+
+def _read_section(name: str, group: h5py.Group) -> NucleiSection:
+    return NucleiSection(
+        name=name,
+        organ=group.attrs["organ"],
+        patient=group.attrs["patient"],
+        image=group["image"][...],
+        mpp=float(group.attrs["mpp"]),
+        instances=group["instances"][...],
+        **{a: group[a][...] if a in group else None for a in ARRAYS},
+    )
 
 
 def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
@@ -119,15 +120,17 @@ def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
 
 @dataclass(frozen=True)
 class NucleiBatch:
-    """image : (B, 3, S, S) uint8; instances : (B, S/stride, S/stride) int64; labels : (B, top) int64, -1 unknown."""
+    """image : (B, 3, S, S) uint8; instances : (B, S/stride, S/stride) int64; section : (B,) where each tile was cut;
+    labels : (B, top) int64 by instance id, -1 unknown, or None."""
 
     image: Tensor
     instances: Tensor
+    section: Tensor
     labels: Tensor | None
 
     def to(self, device: torch.device | str) -> NucleiBatch:
         labels = None if self.labels is None else self.labels.to(device)
-        return NucleiBatch(self.image.to(device), self.instances.to(device), labels)
+        return NucleiBatch(self.image.to(device), self.instances.to(device), self.section.to(device), labels)
 
 
 class NucleiTiles:
@@ -175,9 +178,8 @@ class NucleiTiles:
         if self.augment:
             image = stain_augment(image / 255, rng) * 255
         instances = torch.stack([c[1] for c in cut]).long()  # (B, s, s)
-        return NucleiBatch(
-            image.round().clamp(0, 255).byte(), instances, None if self.labels is None else self.labels[which]
-        )
+        labels = None if self.labels is None else self.labels[which]
+        return NucleiBatch(image.round().clamp(0, 255).byte(), instances, which, labels)
 
     def _cut(self, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """One tile: (3, S, S) float in [0, 255] and ids (S/stride, S/stride)."""

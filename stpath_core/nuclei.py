@@ -19,7 +19,6 @@ from stpath_core.fit import Progress, fit
 from stpath_core.io.files import atomic_path
 from stpath_core.losses import distance_loss, nucleus_loss, type_loss
 from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
-from stpath_core.predict import training_features
 
 
 def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
@@ -194,30 +193,42 @@ def train_split(
 
 @dataclass(frozen=True)
 class NucleusTable:
-    """Cached features of annotated nuclei: features (n, F) float32, section (n,) index, instance (n,) id."""
+    """Cached features of annotated nuclei: features (n, F) float32, section (n,) index, instance (n,) id.
+
+    A nucleus stands in it as often as a tile showed it, each time in another augmentation.
+    """
 
     features: np.ndarray
     section: np.ndarray
     instance: np.ndarray
 
-    def labels(self, sections: Sequence[NucleiSection], arm: Callable[[NucleiSection], np.ndarray]) -> np.ndarray:
-        """Label of each row, (n,) int64, -1 unknown; arm(section) gives labels by instance id."""
-        table = [arm(s) for s in sections]
-        return np.array([table[s][i] for s, i in zip(self.section, self.instance, strict=True)], np.int64)
+    def labels(self, by_section: Sequence[np.ndarray]) -> np.ndarray:
+        """Label of each row, (n,) int64, -1 unknown, from one array of labels by instance id per section."""
+        top = max(len(labels) for labels in by_section)
+        table = np.full((len(by_section), top), -1, np.int64)
+        for row, labels in zip(table, by_section, strict=True):
+            row[: len(labels)] = labels
+        return table[self.section, self.instance]
 
 
-def cache_features(model: NucleiNet, sections: Sequence[NucleiSection], *, progress: Progress = iter) -> NucleusTable:
-    """Features of every annotated nucleus, by the network as it stands; what the label arms share."""
-    found = [training_features(model, s.image, s.mpp, s.instances) for s in progress(sections)]
-    return NucleusTable(
-        features=np.concatenate([f for f, _ in found]),
-        section=np.repeat(np.arange(len(found)), [len(f) for f, _ in found]),
-        instance=np.concatenate([ids for _, ids in found]),
-    )
+def cache_features(model: NucleiNet, tiles: NucleiTiles, *, batches: int, progress: Progress = iter) -> NucleusTable:
+    """Features of the nuclei of so many batches, by the network as it stands; what the label arms share.
+
+    They come from augmented tiles: on plain ones the network knows its training nuclei too well, and a head trained
+    on such features is surer than it should be on a new organ.
+    """
+    device, found = next(model.parameters()).device, []
+    for step in progress(range(batches)):
+        batch = tiles(step).to(device)
+        with torch.no_grad():
+            _, _, fine, context = model.eval()(batch.image)
+            features, keys = pool_nuclei(fine, context, batch.instances)
+        found.append((features.cpu(), batch.section[keys[:, 0]].cpu(), keys[:, 1].cpu()))
+    return NucleusTable(*(torch.cat(column).numpy() for column in zip(*found, strict=True)))
 
 
 def fit_type_head(
-    features: np.ndarray, labels: np.ndarray, *, classes: int, seed: int = 0, epochs: int = 30, balance: float = 0.5
+    features: np.ndarray, labels: np.ndarray, *, classes: int, seed: int = 0, epochs: int = 10, balance: float = 0.5
 ) -> TypeHead:
     """Train a type head on cached features; unknown labels (-1) are left out.
 

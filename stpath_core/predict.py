@@ -114,7 +114,7 @@ def predict_image(
     for top, left in progress(corners):
         y0, x0 = max(top - margin, 0), max(left - margin, 0)
         y1, x1 = min(top + core + margin, height), min(left + core + margin, width)
-        maps, fine, context, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips)
+        maps, fine, context, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips=average_flips)
         found = instances_from_maps(maps[0], maps[1:], mpp=mpp, threshold=threshold)
         bottom, right = min(top + core, height), min(left + core, width)
         probability[top:bottom, left:right] = maps[0, top - y0 : bottom - y0, left - x0 : right - x0]
@@ -139,16 +139,6 @@ def type_probabilities(head: TypeHead, features: np.ndarray) -> np.ndarray:
     device = next(head.parameters()).device
     with torch.no_grad():
         return head.eval()(torch.from_numpy(features).to(device)).softmax(1).cpu().numpy()
-
-
-def training_features(
-    model: NucleiNet, image: np.ndarray, mpp: float, instances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Network features (n, F) of given nuclei, and their ids (n,): what a type head is retrained on."""
-    _check_image(image, mpp)
-    _, fine, context, padded = _network_maps(model, image, mpp, average_flips=False)
-    area, centroids = _measure(instances)
-    return _nucleus_features(fine, context, instances, centroids, padded)[area > 0], np.flatnonzero(area) + 1
 
 
 def type_map(model: NucleiNet, image: np.ndarray, mpp: float) -> np.ndarray:
@@ -178,7 +168,7 @@ def _check_image(image: np.ndarray, mpp: float) -> None:
 
 
 @torch.no_grad()
-def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, average_flips: bool):
+def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_flips: bool):
     """Maps at the crop's own pixels (3, H, W): probability, horizontal, vertical; and features at the network's grid.
 
     The features, (1, F, h, w) and (1, C, h', w'), cover the crop padded to whole strides: its shape comes last.
@@ -229,6 +219,24 @@ def _measure(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return area, np.stack(xy, 1)
 
 
+def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The image files of a folder (not below it), or those given, with names that do not clash."""
+    from stpath_core.io.images import IMAGE_SUFFIXES
+
+    given = [Path(p) for p in ([images] if isinstance(images, str | Path) else images)]
+    paths = [f for p in given for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    folders = any(p.is_dir() for p in given)
+    paths = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES or not folders]
+    if not paths:
+        msg = f"no images in {', '.join(map(str, given))}; give a folder of files ending in {', '.join(IMAGE_SUFFIXES)}"
+        raise InputError(msg)
+    twice = [p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1]
+    if twice:
+        msg = f"two images share the name {twice[0]!r}, so their results would overwrite each other: rename one"
+        raise InputError(msg)
+    return paths
+
+
 def predict_folder(
     checkpoint: str | Path,
     images: str | Path | Sequence[str | Path],
@@ -248,15 +256,12 @@ def predict_folder(
     import imageio.v3 as iio
     import pandas as pd
 
-    from stpath_core.io import list_images, read_image, write_geojson
+    from stpath_core.io import read_image, write_geojson
 
     model = load(checkpoint, device=device)
-    paths = list_images(images)
-    stems = [p.stem for p in paths]
-    twice = sorted({s for s in stems if stems.count(s) > 1})
-    if twice:
-        msg = f"two images share the name {twice[0]!r}, so their results would overwrite each other: rename one"
-        raise InputError(msg)
+    paths = _image_files(images)
+    for path in paths:  # reading is cheap beside predicting, and nothing is written if one cannot be used
+        _check_image(*read_image(path, mpp=mpp))
     out, tables = Path(out), []
     for path in progress(paths):
         image, image_mpp = read_image(path, mpp=mpp)

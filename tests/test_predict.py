@@ -1,0 +1,190 @@
+"""Prediction: tiling changes nothing, checkpoints carry their configuration, pickles and wrong images are refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from stpath_core import predict
+from stpath_core.errors import InputError
+from stpath_core.models.nuclei import NucleiNet, TypeHead
+
+SLIM = {"out_indices": [0, 1, 2], "channels": [8, 8, 16, 16], "stem_width": 8}
+CLASSES = ("epithelial", "neoplastic")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Not trained, but not blind: nuclear probability follows darkness through the last layer's bias and stem."""
+    torch.manual_seed(0)
+    net = NucleiNet(encoder_args=SLIM, width=8, stride=1, classes=CLASSES).eval()
+    return net
+
+
+class Darkness(NucleiNet):
+    """An oracle in place of a trained network: dark pixels are nucleus, depth from the true cones of the disks."""
+
+    def forward(self, image):
+        _, _, fine, context = super().forward(image)
+        x = image.float().mean(1) / 255 if image.dtype == torch.uint8 else image.mean(1)
+        flat = torch.stack([torch.zeros_like(x), (x - 0.2) * 2], 1)  # the disks grow darker to their centre
+        return (0.7 - x) * 40, flat, fine, context
+
+
+def picture(shape=(256, 320), n=12, seed=0):
+    """White, with cones that are darkest in their centre; returns the image and the planted centres (x, y)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    grey = np.full(shape, 240.0)
+    slots = rng.permutation([(r, c) for r in range(24, shape[0] - 20, 36) for c in range(24, shape[1] - 20, 36)])[:n]
+    for cy, cx in slots:
+        distance = np.hypot(y - cy, x - cx)
+        grey = np.where(distance < 10, 40 + 12 * distance, grey)
+    return grey.astype(np.uint8)[..., None].repeat(3, 2), slots[:, ::-1]
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    torch.manual_seed(0)
+    return Darkness(encoder_args=SLIM, width=8, stride=1, classes=CLASSES).eval()
+
+
+def test_planted_nuclei_are_found_where_they_lie(oracle):
+    image, centres = picture()
+    found = predict.predict_image(oracle, image, 0.5, average_flips=False)
+    assert len(found.centroids_px) == len(centres)
+    gap = np.linalg.norm(found.centroids_px[:, None] - (centres + 0.5)[None], axis=2).min(0)
+    assert gap.max() < 1.5
+    assert found.type_probs.shape == (len(centres), 2)
+    np.testing.assert_allclose(found.type_probs.sum(1), 1, rtol=1e-5)
+    assert found.instances.shape == image.shape[:2]
+
+
+def test_tiles_with_margins_give_what_the_whole_image_gives(oracle):
+    image, _ = picture()
+    whole = predict.predict_image(oracle, image, 0.5, average_flips=False)
+    tiled = predict.predict_image(oracle, image, 0.5, average_flips=False, tile_px=64, margin_px=32)
+    assert tiled.instances.max() == whole.instances.max()
+    assert ((tiled.instances > 0) == (whole.instances > 0)).mean() > 0.999
+    a, b = (np.sort(n.area_px) for n in (whole, tiled))
+    assert np.abs(a - b).max() <= 2
+
+
+@pytest.mark.parametrize("mpp", [0.25, 0.4, 1.0])
+def test_other_resolutions_are_brought_to_the_networks_and_back(oracle, mpp):
+    image, centres = picture()
+    size = tuple(round(n * 0.5 / mpp) for n in image.shape[:2])
+    rows, cols = ((np.arange(n) * mpp / 0.5).astype(int) for n in size)
+    found = predict.predict_image(oracle, image[rows][:, cols], mpp, average_flips=False)
+    assert found.instances.shape == size
+    assert abs(len(found.area_px) - len(centres)) <= 1
+
+
+def test_mirrored_images_give_mirrored_maps_when_flips_are_averaged(model):
+    image, _ = picture((64, 96), n=2)
+    maps, *_ = predict._network_maps(model, image, 0.5, average_flips=True)
+    mirrored, *_ = predict._network_maps(model, image[:, ::-1], 0.5, average_flips=True)
+    np.testing.assert_allclose(mirrored[0], maps[0][:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(mirrored[1], -maps[1][:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(mirrored[2], maps[2][:, ::-1], atol=1e-4)
+
+
+def test_an_empty_image_gives_no_nuclei(oracle):
+    found = predict.predict_image(oracle, np.full((80, 80, 3), 245, np.uint8), 0.5)
+    assert found.instances.max() == 0
+    assert found.type_probs.shape == (0, 2)
+    assert found.centroids_px.shape == (0, 2)
+
+
+def test_a_checkpoint_gives_back_the_same_network(model, tmp_path):
+    path = predict.save(tmp_path / "net.safetensors", model, dataset="virtual")
+    again = predict.load(path)
+    x = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(again(x)[0], model(x)[0])
+    assert again.classes == CLASSES
+
+
+def test_another_type_head_leaves_the_segmentation_as_it_is(model):
+    torch.manual_seed(1)
+    head = TypeHead(model.type_head.norm.num_features, 2).eval()
+    twin = predict.with_type_head(model, head, CLASSES)
+    x = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(twin(x)[0], model(x)[0])
+    assert not torch.equal(twin.type_head.mlp[0].weight, model.type_head.mlp[0].weight)
+
+
+def test_a_pickle_is_refused_and_does_not_run(tmp_path):
+    witness = tmp_path / "it_ran"
+
+    class Crafted:
+        def __reduce__(self):
+            return (witness.write_text, ("x",))
+
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Crafted()))
+    with pytest.raises(InputError, match="reads no pickles"):
+        predict.load(path)
+    assert not witness.exists()
+
+
+def test_missing_foreign_and_cut_checkpoints_are_refused(model, tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        predict.load(tmp_path / "none.safetensors")
+    save_file({"a": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(InputError, match="schema"):
+        predict.load(tmp_path / "foreign.safetensors")
+    path = predict.save(tmp_path / "net.safetensors", model)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="not a safetensors checkpoint"):
+        predict.load(path)
+
+
+@pytest.mark.parametrize(
+    ("image", "mpp", "needed"),
+    [
+        (np.zeros((64, 64), np.uint8), 0.5, "RGB"),
+        (np.zeros((64, 64, 3), np.float32), 0.5, "uint8"),
+        (np.zeros((8, 64, 3), np.uint8), 0.5, "16 x 16"),
+        (np.zeros((64, 64, 3), np.uint8), 250.0, "check the unit"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(model, image, mpp, needed):
+    with pytest.raises(InputError, match=needed):
+        predict.predict_image(model, image, mpp)
+
+
+def folder_of_images(tmp_path):
+    import imageio.v3 as iio
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(2):
+        iio.imwrite(folder / f"tile{k}.png", picture(seed=k)[0])
+    return folder
+
+
+def test_a_folder_becomes_masks_geojson_and_one_table(model, tmp_path):
+    import imageio.v3 as iio
+    import pandas as pd
+
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    table = predict.predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out", mpp=0.5)
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.rglob("*.png")) == ["tile0.png", "tile1.png"]
+    mask = iio.imread(out / "labels" / "tile0.png")
+    assert mask.dtype == np.uint16
+    assert mask.shape == (256, 320)
+    assert (out / "tile1.geojson").exists()
+    frame = pd.read_csv(table)
+    assert list(frame.columns) == ["image", "id", "x_um", "y_um", "area_um2", "type", "confidence"]
+    assert (frame["image"] == "tile0.png").sum() == mask.max()
+
+
+def test_images_without_scale_are_refused_before_anything_is_written(model, tmp_path):
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    with pytest.raises(InputError, match="mpp"):
+        predict.predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
