@@ -1,7 +1,7 @@
 """Time the nuclei metrics beside their peers: `python benchmarks/bench_metrics.py [--out FILE]` prints and writes JSON.
 
 A 1000 x 1000 image with 900 nuclei, about a third of the pixels covered. Peers: the loop over full-image masks that
-many evaluation scripts use (written here), and StarDist and Cellpose where they are installed. Medians of repeated runs.
+many evaluation scripts use (written here), and StarDist and Cellpose where they are installed. Medians of repeats.
 """
 
 from __future__ import annotations
