@@ -256,7 +256,7 @@ def predict_folder(
     import imageio.v3 as iio
     import pandas as pd
 
-    from stpath_core.io import read_image, write_geojson
+    from stpath_core.io import mask_outlines, read_image, write_geojson
 
     model = load(checkpoint, device=device)
     paths = _image_files(images)
@@ -276,7 +276,9 @@ def predict_folder(
             confidence = nuclei.type_probs.max(1)
         with atomic_path(out / "labels" / f"{path.stem}.png") as aside:
             iio.imwrite(aside, nuclei.instances.astype(np.uint16))
-        write_geojson(out / f"{path.stem}.geojson", nuclei.instances, types=types, confidence=confidence)
+        outlines = mask_outlines(nuclei.instances)
+        scores = None if confidence is None else {"confidence": confidence}
+        write_geojson(out / f"{path.stem}.geojson", outlines, classes=types, measurements=scores)
         columns = {
             "image": path.name, "id": np.arange(1, n + 1), "x_um": nuclei.centroids_px[:, 0] * image_mpp,
             "y_um": nuclei.centroids_px[:, 1] * image_mpp, "area_um2": nuclei.area_px * image_mpp**2,
