@@ -147,34 +147,36 @@ def shuffle_labels(adata: AnnData, *, rng: np.random.Generator, by: str = keys.P
     return out
 
 
-def pack_section(section: Section, adata: AnnData | None = None) -> NucleiSection:
+def pack_section(section: Section, adata: AnnData) -> NucleiSection:
     """A section as the nuclei network's stage file stores it: instances 1..n without gaps, labels by instance id.
 
-    adata : the section's labelled nuclei, row i for instance i + 1. Without it types come from the data set, if any.
-    Nuclei that cover no pixel are left out; planted truth rides along for evaluation.
+    adata : the section's labelled nuclei, row i for instance i + 1. Nuclei that cover no pixel are left out; planted
+    truth rides along for evaluation.
     """
     from stpath_core.data import NucleiSection
 
-    names, confidence = None, None
-    if adata is not None:
-        names = adata.obs[keys.LABEL].astype(str).to_numpy()
-        confidence = adata.obs[keys.CONFIDENCE].to_numpy(np.float32)
-    elif "type" in section.nuclei:
-        names = section.nuclei["type"].to_numpy()
-        confidence = (names != keys.UNKNOWN).astype(np.float32)
-    if names is not None and len(names) != len(section.nuclei):
+    names = adata.obs[keys.LABEL].astype(str).to_numpy()
+    if len(names) != len(section.nuclei):
         message = f"{section.name} has {len(section.nuclei)} nuclei, the table {len(names)} rows: pass its own rows"
         raise InputError(message)
     instances, present = _without_gaps(section.instances(), len(section.nuclei))
-    labels = {}
-    if names is not None:
-        labels = {"labels": _codes(names)[present], "confidence": np.r_[np.float32(0), confidence][present]}
+    confidence = np.r_[0, adata.obs[keys.CONFIDENCE].to_numpy()].astype(np.float32)
+    truth = {}
     if section.truth is not None:
         true, kept = _without_gaps(section.truth["instances"], len(section.truth["cells"]))
         codes = _codes(section.truth["cells"]["super_class"].astype(str).to_numpy())[kept]
-        labels |= {"truth_instances": true, "truth_labels": codes}
-    return NucleiSection(name=section.name, organ=section.organ, patient=section.patient, image=section.image,
-                         mpp=section.mpp, instances=instances, **labels)  # fmt: skip
+        truth = {"truth_instances": true, "truth_labels": codes}
+    return NucleiSection(
+        name=section.name,
+        organ=section.organ,
+        patient=section.patient,
+        image=section.image,
+        mpp=section.mpp,
+        instances=instances,
+        labels=_codes(names)[present],
+        confidence=confidence[present],
+        **truth,
+    )
 
 
 def _codes(names: np.ndarray) -> np.ndarray:

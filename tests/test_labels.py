@@ -162,13 +162,6 @@ def test_packed_sections_have_no_gaps_and_carry_label_and_truth_by_id(typed):
     assert agree.mean() > 0.75
 
 
-def test_a_data_set_without_types_has_no_labels():
-    from dataclasses import replace
-
-    got = replace(opened(), truth=None)
-    assert labels.pack_section(got).labels is None
-
-
 def test_the_marker_table_is_sourced_and_is_not_the_planted_profiles():
     table = labels.read_markers()
     assert set(table["super_class"]) == set(SUPER_CLASSES)

@@ -6,7 +6,7 @@ from stpath_core.io.images import read_image
 from stpath_core.io.masks import open_mask_folder, read_mask
 from stpath_core.io.registry import dataset, registry
 from stpath_core.io.section import Section
-from stpath_core.io.xenium import check_bundle, open_xenium
+from stpath_core.io.xenium import check_bundle, find_bundles, open_xenium
 
 __all__ = [
     "Section",
@@ -14,6 +14,7 @@ __all__ = [
     "atomic_path",
     "check_bundle",
     "dataset",
+    "find_bundles",
     "mask_outlines",
     "open_mask_folder",
     "open_xenium",

@@ -64,6 +64,15 @@ def open_xenium(
     )
 
 
+def find_bundles(folder: str | Path) -> list[Path]:
+    """The bundles in a folder: itself, or every folder below that holds an experiment.xenium, in order."""
+    found = sorted(p.parent for p in Path(folder).rglob("experiment.xenium"))
+    if not found:
+        message = f"{folder} holds no experiment.xenium: give a Xenium output folder, or a folder of such folders"
+        raise InputError(message)
+    return found
+
+
 def check_bundle(folder: str | Path) -> tuple[dict, Path]:
     """Look at every file of a bundle before any is used. Returns the specifications and the path of the H&E."""
     import pyarrow as pa

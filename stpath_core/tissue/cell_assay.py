@@ -37,7 +37,8 @@ class Measurement:
 
     nuclei_um, cells_um : (M, V, 2) polygons as the instrument segments them. true_cell : (M,) cell_id of the planted
     cell behind each. kind : (M,) "whole", "merged" or "split".
-    transcripts : x_um, y_um, z_um float32, feature (code into `features`), cell (0 none, else 1..M), in_nucleus, qv.
+    transcripts : x_um, y_um, z_um float32, feature (code into `features`), cell (0 none, else 1..M), in_nucleus, qv,
+        and the truth `source` (row of the planted cell, -1 for none), which no file repeats.
     masks : nuclei and cells at ASSAY_MPP, (H, W) int32, ids 1..M. to_image, to_image_claimed : (3, 3), um to um.
     """
 
@@ -241,5 +242,6 @@ def _scatter(nuclei_um, cells_um, counts: csr_matrix, effects: Effects, rng: np.
             "z_um": rng.uniform(0, 5, total).astype(np.float32),
             "feature": np.concatenate([gene, np.asarray(free_gene, np.int32)]),
             "qv": quality.astype(np.float32),
+            "source": np.r_[cell, np.full(n_free + n_control, -1, np.int32)],
         }
     )
