@@ -142,17 +142,14 @@ class NucleiScores:
         """Names of the five measures, then `type_f1.<arm>` of each arm."""
         return MEASURES + tuple(f"type_f1.{arm}" for arm in self.types)
 
-    def by_organ(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Each measure per organ, (B, n_organs), organs sorted; weights (B, n) are times each image counts, else
-        once.
+    def means(self, strata: str | None = "organ", *, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Each measure within each stratum, (B, n_strata), strata sorted.
 
-        Detection and type F1 from the organ's pooled counts, bPQ as the mean over its tiles, the others over its
-        images.
+        strata : a column of `images`, or None for all images together. weights (B, n) : times each image counts; none:
+        once. Detection and type F1 from pooled counts, bPQ as the mean over tiles, the others over images.
         """
         weights = np.ones((1, len(self.images))) if weights is None else weights
-        organs = self.images.organ.to_numpy()
-        member = (organs == np.unique(organs)[:, None]).astype(float)  # (n_organs, n)
-        each = weights[:, None, :] * member  # (B, n_organs, n)
+        each = weights[:, None, :] * _membership(self.images, strata)  # (B, n_strata, n)
         with np.errstate(invalid="ignore"):
             sums = each @ self.tiles
             result = {"detection_f1": metrics.f1(each @ self.detection), "bpq": sums[..., 0] / sums[..., 1]}
@@ -161,8 +158,14 @@ class NucleiScores:
                 defined = ~np.isnan(value)
                 result[name] = each @ np.where(defined, value, 0) / (each @ defined.astype(float))
         for arm, counts in self.types.items():
-            result[f"type_f1.{arm}"] = _mean_defined(metrics.f1(np.einsum("bon,nck->bock", each, counts)))
+            result[f"type_f1.{arm}"] = _mean_defined(metrics.f1(np.einsum("bsn,nck->bsck", each, counts)))
         return result
+
+
+def _membership(images: pd.DataFrame, strata: str | None) -> np.ndarray:
+    """Which image belongs to which stratum, (n_strata, n) of 0 and 1."""
+    values = np.zeros(len(images)) if strata is None else images[strata].astype(str).to_numpy()
+    return (values == np.unique(values)[:, None]).astype(float)
 
 
 def _mean_defined(values: np.ndarray) -> np.ndarray:
@@ -220,32 +223,49 @@ def evaluate_nuclei(
     )
 
 
+def true_types(section: NucleiSection, predicted: np.ndarray, *, radius_um: float = 6.0) -> np.ndarray:
+    """Class of the true nucleus that each predicted one (ids 1..n) was matched with, (n,); -1 where there is none.
+
+    As an arm of `evaluate_nuclei` it is the oracle: what perfect typing would score on these detections.
+    """
+    true, labels = truth(section)
+    true_xy, pred_xy = (metrics.centroids_um(ids, mpp=section.mpp) for ids in (true, predicted))
+    present = np.isfinite(true_xy[:, 0])
+    pairs = metrics.match_centroids(true_xy[present], pred_xy, radius_um=radius_um)
+    types = np.full(len(pred_xy), -1)
+    types[pairs[:, 1]] = labels[1:][present][pairs[:, 0]]
+    return types
+
+
 def organ_table(scores: NucleiScores) -> pd.DataFrame:
     """Measures by organ, one row each, and their mean over organs in the last row."""
     import pandas as pd
 
-    table = pd.DataFrame({k: v[0] for k, v in scores.by_organ().items()}, index=np.unique(scores.images.organ))
+    table = pd.DataFrame({k: v[0] for k, v in scores.means().items()}, index=np.unique(scores.images.organ))
     table.loc["mean over organs"] = table.mean()
     return table
 
 
-def summary(scores: NucleiScores, *, unit: str = "name", n: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Mean over organs of each measure with its 95 % interval: rows are measures, columns mean, lo, hi.
+def summary(
+    scores: NucleiScores, *, strata: str | None = "organ", unit: str = "name", n: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Mean over strata of each measure with its 95 % interval: rows are measures, columns mean, lo, hi.
 
-    The bootstrap draws `unit` ("name" for images, "patient") with replacement within each organ, so an interval says
-    how much the mean depends on which images were seen of these organs, not on which organs.
+    The bootstrap draws `unit` ("name" for images, "patient") with replacement within each stratum, so with
+    strata="organ" an interval says how much the mean depends on which images were seen of these organs, not on which
+    organs. strata=None: all images together, as is usual for MoNuSeg.
     """
     import pandas as pd
 
-    organ, group = (scores.images[c].astype(str).to_numpy() for c in ("organ", unit))
-    weights = np.zeros((n, len(organ)))
-    for i, name in enumerate(np.unique(organ)):
-        at = organ == name
-        weights[:, at] = resample_weights(group[at], n=n, seed=seed + i)
-    means, draws = scores.by_organ(), scores.by_organ(weights)
-    one_each = len(np.unique(np.char.add(organ, group))) == len(np.unique(organ))
+    member = _membership(scores.images, strata).astype(bool)
+    groups = scores.images[unit].astype(str).to_numpy()
+    weights = np.zeros((n, len(groups)))
+    for i, inside in enumerate(member):
+        weights[:, inside] = resample_weights(groups[inside], n=n, seed=seed + i)
+    means, draws = scores.means(strata), scores.means(strata, weights=weights)
+    fixed = all(len(np.unique(groups[inside])) == 1 for inside in member)  # nothing to resample, no interval
     rows = {
-        k: Interval(float(means[k].mean()), *(_quantiles(_mean_defined(draws[k])) if not one_each else (np.nan,) * 2))
+        k: Interval(float(means[k].mean()), *((np.nan, np.nan) if fixed else _quantiles(_mean_defined(draws[k]))))
         for k in scores.measures
     }
     return pd.DataFrame(rows, index=Interval._fields).T
@@ -306,7 +326,7 @@ def paired_difference(
     return Difference(*bootstrap(per_unit, n=n, seed=seed), float(p))
 
 
-def baseline_table(methods: Mapping[str, NucleiScores], **options: int | str) -> pd.DataFrame:
+def baseline_table(methods: Mapping[str, NucleiScores], **options: int | str | None) -> pd.DataFrame:
     """Every method with every measure it has, in long form: method, measure, mean, lo, hi. Options go to
     `summary`."""
     import pandas as pd

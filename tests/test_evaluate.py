@@ -146,6 +146,23 @@ def test_scores_pool_counts_within_organs_and_average_organs(cohort):
     assert (overall.lo <= overall["mean"]).all()
 
 
+def test_without_strata_every_image_counts_once(cohort):
+    sections, predicted, types = cohort
+    scores = evaluate.evaluate_nuclei(sections, predicted, types=types)
+    assert evaluate.summary(scores, strata=None, n=50).loc["aji", "mean"] == pytest.approx((1 + 0.5 + 1) / 3)
+
+
+def test_oracle_types_are_right_wherever_something_was_found(cohort):
+    sections, predicted, _ = cohort
+    types = [evaluate.true_types(s, p) for s, p in zip(sections, predicted, strict=True)]
+    scores = evaluate.evaluate_nuclei(sections, predicted, types={"oracle": types})
+    assert scores.types["oracle"][:, :, 1].sum() == 0  # no false alarm
+    assert scores.types["oracle"][:, :, 2].sum() == 8  # what was not found
+    extra = predicted[1].copy()
+    extra[90:, 90:] = 17  # far from any centre that is still there, or from all
+    assert evaluate.true_types(sections[1], np.where(extra == 17, 9, predicted[1]))[8] == -1
+
+
 def test_bpq_weighs_tiles_within_an_organ():
     small, large = blocks(), np.kron(blocks(), np.ones((6, 6), np.int32))  # 96 px: one tile; 576 px: four
     sections = [
