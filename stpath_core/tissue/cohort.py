@@ -111,13 +111,13 @@ def write_cohort(
     mpp: float = 0.5,
     seed: int = 0,
     effects: Effects | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Path]:
     """Write one bundle per organ and patient; bundles that are already there, whole and alike, are kept.
 
     patients : per organ; a person belongs to one organ, and another seed brings other people.
-    workers : processes. progress : called as progress(done, total, name) after each section.
+    workers : processes; None: two, or one where the work is less than starting them. progress : called as progress(done, total, name) after each section.
     """
     folder, effects = Path(folder), Effects() if effects is None else effects
     if not 1 <= patients <= PATIENTS_PER_SEED:
@@ -130,6 +130,8 @@ def write_cohort(
     wanted = [pair for pair in who if not _complete(folder, *pair, size_um, seed, mpp, effects)]
     done = len(who) - len(wanted)
     # spawned, not forked: the caller may hold threads (torch, dask) that a fork would copy in the middle of their work
+    if workers is None:
+        workers = 2 if len(wanted) * np.prod(size_um) > 1e6 else 1
     n = min(workers, len(wanted))
     pool = ProcessPoolExecutor(n, get_context("spawn")) if n > 1 else None
     try:
