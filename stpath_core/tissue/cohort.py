@@ -117,7 +117,8 @@ def write_cohort(
     """Write one bundle per organ and patient; bundles that are already there, whole and alike, are kept.
 
     patients : per organ; a person belongs to one organ, and another seed brings other people.
-    workers : processes; None: two, or one where the work is less than starting them. progress : called as progress(done, total, name) after each section.
+    workers : processes; None: two, or one where the work is less than starting them.
+    progress : called as progress(done, total, name) after each section.
     """
     folder, effects = Path(folder), Effects() if effects is None else effects
     if not 1 <= patients <= PATIENTS_PER_SEED:
