@@ -7,6 +7,7 @@ from skimage.draw import ellipse
 from skimage.measure import regionprops_table
 
 from stpath_core import metrics
+from stpath_core.data import NucleiSection
 from stpath_core.errors import InputError
 from stpath_core.models import baselines
 
@@ -50,11 +51,19 @@ def test_classical_finds_nothing_on_empty_glass():
 
 def test_tuning_chooses_the_best_of_the_grid_on_the_training_image():
     image, ids = drawn_tissue(size_px=160, n=25)
-    tuned = baselines.classical_nuclei(image, 0.5, settings=baselines.tune_classical([image], [ids], mpp=0.5))
+    wide = [np.pad(a, ((20, 20), (30, 30), (0, 0))[: a.ndim], mode="reflect") for a in (image, ids)]
+    settings = baselines.tune_classical([NucleiSection("s", "colon", "p", wide[0], 0.5, wide[1])], crop_um=80)
+    tuned = baselines.classical_nuclei(image, 0.5, settings=settings)
     default = baselines.classical_nuclei(image, 0.5)
     scores = [metrics.aji(ids, found) + metrics.pq(ids, found) for found in (tuned, default)]
     assert scores[0] >= scores[1]
     assert scores[0] > 1.4
+
+
+def test_middle_is_central_and_never_larger_than_the_image():
+    array = np.arange(100).reshape(10, 10)
+    np.testing.assert_array_equal(baselines.middle(array, 0.5, 2), array[3:7, 3:7])
+    assert baselines.middle(array, 0.5, 50).shape == (10, 10)
 
 
 def test_shape_features_agree_with_scikit_image():

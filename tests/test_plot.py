@@ -90,6 +90,20 @@ def test_zooms_are_framed_and_carry_their_own_scalebar(tissue):
     assert [length_um(bars_of(v)[0]) for v in views] == [20, 10, 2]
 
 
+def test_compare_draws_truth_below_and_prediction_above(tissue):
+    image, ids, _ = tissue
+    moved = np.roll(ids, 4, axis=1)
+    for window in ({}, {"width_um": 60, "centre_um": (40, 40)}):
+        ax = plot.compare(image, 0.5, true=ids, predicted=moved, **window)
+        true, predicted = (i.get_array() for i in ax.images[1:])
+        assert ax.images[1].get_extent() == ax.images[2].get_extent()
+        assert not true[true[..., 3] > 0, :3].any()
+        np.testing.assert_allclose(np.unique(predicted[predicted[..., 3] > 0, :3], axis=0), [to_rgb("#FFE800")])
+        shift = (np.nonzero(predicted[..., 3])[1].min() - np.nonzero(true[..., 3])[1].min()) / true.shape[1]
+        assert shift * np.ptp(ax.get_xlim()) == pytest.approx(2, abs=0.2)  # 4 px of 0.5 um
+    assert len(plot.compare(image, 0.5, true=ids, predicted=ids * 0).images) == 2
+
+
 def test_polygons_are_drawn_in_micrometres(tissue):
     image, _, _ = tissue
     ax = plot.overlay(image, 0.5, polygons_px=[np.array([[60, 60], [76, 60], [76, 76]])], types=["neoplastic"])

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.base import ClassifierMixin
 
+    from stpath_core.data import NucleiSection
+
 # Optical density (R, G, B) of hematoxylin, eosin and a residual that stands for what is neither (Ruifrok and Johnston
 # 2001), unit length: the rows of a mixing matrix, so densities are OD @ inverse.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
@@ -95,24 +97,26 @@ def classical_nuclei(image: np.ndarray, mpp: float, *, settings: ClassicalSettin
     return (np.cumsum(large) * large)[nuclei].astype(np.int32)
 
 
-def tune_classical(
-    images: Sequence[np.ndarray], instances: Sequence[np.ndarray], *, mpp: float | Sequence[float]
-) -> ClassicalSettings:
-    """The settings of highest mean AJI + PQ on training images (H, W, 3) and their true instances (H, W).
+def tune_classical(sections: Sequence[NucleiSection], *, crop_um: float = 250.0) -> ClassicalSettings:
+    """The settings of highest mean AJI + PQ on the middle of training sections, against the instances they come with.
 
-    Tries thresholds, the local scale and the distance of centres, 18 combinations; crops of some 250 um serve well.
+    Tries thresholds, the local scale and the distance of centres: 18 combinations.
     """
-    mpps = np.broadcast_to(mpp, len(images))
+    crops = [(middle(s.image, s.mpp, crop_um), middle(s.instances, s.mpp, crop_um), s.mpp) for s in sections]
 
     def score(settings: ClassicalSettings) -> float:
-        tables = [
-            overlap_table(true, classical_nuclei(image, float(at), settings=settings))
-            for image, true, at in zip(images, instances, mpps, strict=True)
-        ]
+        tables = [overlap_table(true, classical_nuclei(image, mpp, settings=settings)) for image, true, mpp in crops]
         return float(np.nanmean([aji(table=table) + pq(table=table) for table in tables]))
 
     grid = product((0.8, 0.9, 1.0), (3.5, 6.0), (2.0, 2.5, 3.0))
     return max((replace(ClassicalSettings(), otsu_share=o, local_um=r, apart_um=a) for o, r, a in grid), key=score)
+
+
+def middle(array: np.ndarray, mpp: float, size_um: float) -> np.ndarray:
+    """The central square of an (H, W, ...) array, at most `size_um` wide."""
+    side = round(size_um / mpp)
+    top, left = (max(0, (n - side) // 2) for n in array.shape[:2])
+    return array[top : top + side, left : left + side]
 
 
 def nuclear_features(image: np.ndarray, instances: np.ndarray, mpp: float) -> pd.DataFrame:

@@ -1,71 +1,22 @@
-"""Figures: one colour per cell class everywhere, a scalebar on every image, Axes returned and never shown.
-
-Images are drawn in micrometres (pixel (i, j) covers x from j * mpp to (j + 1) * mpp), so outlines and points in um
-fit.
-"""
+"""Pictures of tissue in micrometres: pixel (i, j) covers x from j * mpp to (j + 1) * mpp, so points in um fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_hex, to_rgb, to_rgba_array
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.patches import Patch, Rectangle
 from mpl_toolkits.axes_grid1 import make_axes_locatable
-from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from stpath_core.errors import InputError
-from stpath_core.keys import UNKNOWN
-from stpath_core.tissue.cell_types import CELL_TYPES, SUPER_CLASSES
+from stpath_core.plot.style import COLOURS, legend, scalebar, type_names
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-# Okabe and Ito's palette, those of it that stand out on purple and pink.
-COLOURS = {
-    "epithelial": "#009E73",
-    "neoplastic": "#D55E00",
-    "inflammatory": "#F0E442",
-    "connective": "#56B4E9",
-    UNKNOWN: "#BBBBBB",
-}
-METHOD_COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#999999", "#000000", "#8C6D31")
 _RASTER_PX = 1000  # outlines of a view are drawn on a grid of this width, so they are equally thin at every zoom
 _LINE_PX = 4  # their width on that grid
-
-
-def fine_colours() -> dict[str, str]:
-    """A shade of its super-class's colour for each fine cell type, from light to dark."""
-    shades = {}
-    for super_class in SUPER_CLASSES:
-        names = [n for n, t in CELL_TYPES.items() if t.super_class == super_class]
-        for name, lightness in zip(names, np.linspace(0.55, -0.45, len(names)), strict=True):
-            base, end = np.array(to_rgb(COLOURS[super_class])), np.array([1.0 if lightness > 0 else 0.0] * 3)
-            shades[name] = to_hex(base + abs(lightness) * (end - base))
-    return shades
-
-
-def type_names(types: Sequence[int] | Sequence[str]) -> np.ndarray:
-    """Class names of indices into SUPER_CLASSES (-1: unknown); names pass through."""
-    types = np.asarray(types)
-    return np.array([*SUPER_CLASSES, UNKNOWN])[types] if types.dtype.kind in "iu" else types.astype(str)
-
-
-def scalebar(ax: Axes, *, width_um: float) -> Axes:
-    """Put a bar of 1, 2 or 5 times a power of ten on Axes whose data are in um; about a fifth of `width_um`."""
-    steps = np.multiply.outer(10.0 ** np.arange(-2, 6), [1, 2, 5]).ravel()
-    length = steps[steps <= width_um / 4].max()
-    bar = AnchoredSizeBar(
-        ax.transData, length, f"{length:g} µm", "lower right", pad=0.3, borderpad=0.4, sep=2, label_top=True,
-        size_vertical=width_um / 120, fontproperties={"size": 7},
-    )  # fmt: skip
-    bar.patch.set(alpha=0.8, linewidth=0)
-    ax.add_artist(bar)
-    return ax
 
 
 def overlay(
@@ -129,26 +80,55 @@ def _extent(corner: np.ndarray, span: np.ndarray) -> tuple[float, float, float, 
     return corner[0], corner[0] + span[0], corner[1] + span[1], corner[1]
 
 
-def _outline_layer(instances, mpp: float, corner: np.ndarray, span: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _outline_layer(
+    instances: np.ndarray,
+    mpp: float,
+    corner: np.ndarray,
+    span: np.ndarray,
+    colours: np.ndarray,
+    *,
+    line_px: int = _LINE_PX,
+) -> np.ndarray:
     """RGBA raster (h, w, 4) of the inner borders of instances within a window in um."""
     n_px = np.maximum(1, np.round(_RASTER_PX * span / span.max())).astype(int)
     x, y = ((corner[k] + (np.arange(n_px[k]) + 0.5) * span[k] / n_px[k]) / mpp for k in (0, 1))
     ids = instances[np.minimum(y.astype(int), len(instances) - 1)][:, np.minimum(x.astype(int), instances.shape[1] - 1)]
     border = np.zeros(ids.shape, bool)
     for axis in (0, 1):
-        for shift in (-_LINE_PX, _LINE_PX):
+        for shift in (-line_px, line_px):
             border |= np.roll(ids, shift, axis) != ids
     layer = np.concatenate([np.zeros((1, 4)), colours])[ids]
     layer[~border] = 0
     return layer
 
 
-def legend(ax: Axes, names: Sequence[str]) -> Axes:
-    """Colours of the classes among `names`, under the Axes."""
-    present = [c for c in COLOURS if c in set(names)]
-    handles = [Patch(facecolor=COLOURS[c], edgecolor="black", linewidth=0.4, label=c) for c in present]
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=5, frameon=False, fontsize=8,
-              handlelength=1, columnspacing=1.2)  # fmt: skip
+def compare(
+    image: np.ndarray,
+    mpp: float,
+    *,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    width_um: float | None = None,
+    centre_um: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """H&E with true outlines in black and predicted ones in yellow, where they agree both: instance maps (H, W).
+
+    width_um, centre_um : a window; none: the whole image.
+    """
+    zooms = () if width_um is None else (width_um,)
+    ax = overlay(image, mpp, instances=true, zooms_um=zooms, centre_um=centre_um, ax=ax)
+    left, right, bottom, top = ax.images[0].get_extent() if width_um is None else (*ax.get_xlim(), *ax.get_ylim())
+    corner, span = np.array([left, top]), np.array([right - left, bottom - top])
+    yellow = np.repeat(to_rgba_array("#FFE800"), int(predicted.max(initial=0)), axis=0)
+    if len(yellow):
+        layer = _outline_layer(predicted, mpp, corner, span, yellow, line_px=_LINE_PX // 2)
+        ax.imshow(layer, extent=_extent(corner, span), interpolation="antialiased", interpolation_stage="rgba")
+    handles = [
+        Patch(facecolor=c, edgecolor="black", linewidth=0.4, label=t)
+        for c, t in (("black", "true"), ("#FFE800", "predicted"))
+    ]
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=2, frameon=False, fontsize=8)
     return ax
 
 
@@ -209,19 +189,6 @@ def gallery(
     return scalebar(ax, width_um=width_um * 2)
 
 
-def cell_map(
-    xy_um: np.ndarray, types: Sequence[int] | Sequence[str], *, size: float = 6.0, ax: Axes | None = None
-) -> Axes:
-    """Cells as dots in the colour of their class: xy_um (N, 2), types (N,) class index or name."""
-    ax = ax or plt.subplots(figsize=(4.2, 4.4))[1]
-    names = type_names(types)
-    ax.scatter(*np.asarray(xy_um).T, c=[COLOURS[n] for n in names], s=size, linewidths=0.2, edgecolors="black")
-    ax.set(xticks=[], yticks=[], aspect="equal")
-    ax.invert_yaxis()
-    legend(ax, names)
-    return scalebar(ax, width_um=float(np.ptp(ax.get_xlim())))
-
-
 def probability_map(
     probability: np.ndarray, mpp: float, *, label: str = "nuclear probability", ax: Axes | None = None
 ) -> Axes:
@@ -232,93 +199,6 @@ def probability_map(
     ax.set(xticks=[], yticks=[])
     ax.figure.colorbar(drawn, ax=ax, label=label, fraction=0.046, pad=0.02)
     return scalebar(ax, width_um=span[0])
-
-
-def confusion(counts: np.ndarray, *, classes: Sequence[str] = SUPER_CLASSES, ax: Axes | None = None) -> Axes:
-    """Share of each row and count beneath it, from `metrics.type_confusion` (C + 1, C + 1) or a plain (C, C)
-    table."""
-    ax = ax or plt.subplots(figsize=(1.0 * len(counts) + 1.2, 0.8 * len(counts) + 0.8))[1]
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, col), value in np.ndenumerate(share):
-        text = f"{value:.2f}\n({counts[row, col]:,})" if counts[row, col] else "·"
-        ax.text(col, row, text, ha="center", va="center", fontsize=8, color="white" if value > 0.55 else "black")
-    extra = len(counts) > len(classes)
-    ax.set_xticks(range(len(counts)), [*classes, *["missed"] * extra], rotation=30, ha="right")
-    ax.set_yticks(range(len(counts)), [*classes, *["no nucleus"] * extra])
-    for tick, name in zip([*ax.get_xticklabels(), *ax.get_yticklabels()], [*classes, *[""] * extra] * 2, strict=True):
-        if name in COLOURS:
-            tick.set_bbox({"facecolor": COLOURS[name], "alpha": 0.45, "linewidth": 0, "pad": 1.5})
-    ax.set(xlabel="predicted", ylabel="true")
-    return ax
-
-
-def bars(table: pd.DataFrame, *, points: Mapping[str, pd.DataFrame] | None = None, ax: Axes | None = None) -> Axes:
-    """Methods beside each other per measure, with intervals, and a dot for each image.
-
-    table : columns method, measure, mean, lo, hi (`evaluate.baseline_table`). points : per method a frame with one
-    row per image and a column per measure (`NucleiScores.images`). An undefined mean is drawn as 0.
-    """
-    methods, measures = (list(dict.fromkeys(table[c])) for c in ("method", "measure"))
-    ax = ax or plt.subplots(figsize=(1.4 + 0.35 * len(table), 3.4))[1]
-    width = 0.8 / len(methods)
-    for k, method in enumerate(methods):
-        rows = table[table.method == method]
-        x = np.array([measures.index(m) for m in rows.measure]) + (k - (len(methods) - 1) / 2) * width
-        mean = rows["mean"].fillna(0).to_numpy()
-        reach = np.nan_to_num(np.abs(rows[["lo", "hi"]].to_numpy().T - mean))
-        colour = METHOD_COLOURS[k % len(METHOD_COLOURS)]
-        ax.bar(x, mean, width * 0.92, yerr=reach, color=colour, label=method, error_kw={"elinewidth": 1, "capsize": 2})
-        for at, measure in zip(x, rows.measure, strict=True):
-            values = points[method].get(measure) if points and method in points else None
-            if values is not None:
-                jitter = np.linspace(-0.22, 0.22, len(values)) * width if len(values) > 1 else 0
-                ax.plot(at + jitter, values, "o", ms=2.6, mfc="white", mec="black", mew=0.5, alpha=0.9)
-    ax.set_xticks(range(len(measures)), measures, rotation=20, ha="right")
-    ax.set(ylim=(0, 1), ylabel="score")
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def reliability(confidence: np.ndarray, correct: np.ndarray, *, n_bins: int = 8, ax: Axes | None = None) -> Axes:
-    """How often it is right where it says how sure it is: confidence (N,) and correct (N,), in bins of equal
-    count."""
-    ax = ax or plt.subplots(figsize=(3.4, 3.4))[1]
-    groups = [g for g in np.array_split(np.argsort(confidence, kind="stable"), n_bins) if len(g)]
-    said, was = ([float(np.mean(np.asarray(v)[g])) for g in groups] for v in (confidence, correct))
-    ax.plot([0, 1], [0, 1], "--", color="#999999", lw=1, label="as sure as right")
-    ax.plot(said, was, "o-", color=METHOD_COLOURS[0], ms=4, label=f"{len(groups)} bins of equal count")
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share right", aspect="equal")
-    ax.legend(frameon=False, fontsize=8)
-    return ax
-
-
-def training_curves(history: pd.DataFrame, *, smooth: int = 15) -> np.ndarray:
-    """A panel per loss term and for the validation loss, a line per network. Array of Axes.
-
-    history : columns step, loss and its terms, perhaps validation (in some rows) and network. Thin: every step; bold:
-    the running mean over `smooth` steps.
-    """
-    terms = [
-        c for c in ("loss", "nucleus", "distance", "type", "validation") if c in history and history[c].notna().any()
-    ]
-    axes = plt.subplots(1, len(terms), figsize=(2.7 * len(terms), 2.6), squeeze=False, layout="constrained")[1]
-    runs = history.groupby("network", sort=False) if "network" in history else [("", history)]
-    for k, (name, run) in enumerate(runs):
-        colour = METHOD_COLOURS[k % len(METHOD_COLOURS)]
-        for ax, term in zip(axes.flat, terms, strict=True):
-            line = run[["step", term]].dropna()
-            if term == "validation":
-                ax.plot(line.step, line[term], "o-", ms=3, color=colour, label=name)
-            else:
-                ax.plot(line.step, line[term], lw=0.4, alpha=0.5, color=colour)
-                ax.plot(line.step, line[term].rolling(smooth, min_periods=1).mean(), lw=1.8, color=colour, label=name)
-            ax.set(title=term, xlabel="step")
-            ax.spines[["top", "right"]].set_visible(False)
-    if "network" in history:
-        axes.flat[0].legend(frameon=False, fontsize=8)
-    return axes
 
 
 def training_tiles(images: np.ndarray, distances: np.ndarray, *, mpp: float, n: int = 4) -> np.ndarray:

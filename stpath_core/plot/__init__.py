@@ -1,0 +1,25 @@
+"""Figures: one colour per cell class everywhere, a scalebar on every image, Axes returned and never shown."""
+
+from stpath_core.plot.charts import bars, cell_map, confusion, reliability, training_curves
+from stpath_core.plot.images import compare, contact_sheet, gallery, overlay, probability_map, training_tiles
+from stpath_core.plot.style import COLOURS, METHOD_COLOURS, fine_colours, legend, scalebar, type_names
+
+__all__ = [
+    "COLOURS",
+    "METHOD_COLOURS",
+    "bars",
+    "cell_map",
+    "compare",
+    "confusion",
+    "contact_sheet",
+    "fine_colours",
+    "gallery",
+    "legend",
+    "overlay",
+    "probability_map",
+    "reliability",
+    "scalebar",
+    "training_curves",
+    "training_tiles",
+    "type_names",
+]
