@@ -152,7 +152,7 @@ def test_old_python_gets_one_clear_error(clone):
 
 
 def test_real_needs_its_data_before_anything_is_set_up(clone):
-    done = make("real", folder=clone)
+    done = make("real", "PYTHON=/nonexistent/python", folder=clone)
     assert done.returncode != 0
     assert "STPATH_REAL_DATA" in done.stderr
     assert not (clone / ".venv").exists()

@@ -73,6 +73,8 @@ def test_plain_papermill_with_changed_parameters(isolated, tmp_path):
     ("program", "blocked"),
     [
         ("import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)", True),
+        ("import socket; socket.socket().connect(('192.0.2.1', 80))", True),
+        ("import socket; socket.socket().connect_ex(('192.0.2.1', 80))", True),
         ("import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))", True),
         ("import urllib.request; urllib.request.urlopen('http://example.org', timeout=5)", True),
         ("import asyncio; asyncio.run(asyncio.open_connection('example.org', 80))", True),
