@@ -108,7 +108,7 @@ ax.set(xlabel="assay pushed over the H&E by (µm)", ylabel="hematoxylin at nucle
 run.figure("registration_curve", ax)
 
 # %% [markdown]
-# A micrometre costs little, half a nucleus costs most of it, a whole nucleus costs everything: from there on the
+# A micrometre costs little, half a nucleus (3 µm) half of it, a whole nucleus (6 µm) all of it: from there on the
 # outlines might as well have been drawn blindfolded.
 # Had the axes been swapped, the score would be near zero although both pictures look fine on their own: **a picture
 # convinces, a control proves.**
@@ -232,7 +232,7 @@ from stpath_core.io import atomic_path
 packed = [labels.pack_section(s, typed[rows == s.name]) for s in sections]
 write_nuclei_stage(run.stage / "nuclei.h5", packed, dataset=dataset, classes=SUPER_CLASSES)
 with atomic_path(run.stage / "labels.h5ad") as aside:
-    typed.write_h5ad(aside)
+    typed.write_h5ad(aside, compression="lzf")
 last = packed[len(packed) // 2]
 ax = plot.overlay(last.image, last.mpp, instances=last.instances, types=last.labels[1:], zooms_um=(300, 100))
 run.figure("labelled_nuclei", ax)
@@ -266,11 +266,14 @@ if dataset == "virtual":
     again = labels.type_nuclei(labels.count_transcripts(cleaner), margin=margin)
     got, planted = again.obs[keys.LABEL].astype(str), labels.planted_types(cleaner, again)["super_class"]
     sure = got != keys.UNKNOWN
+    here = rows == sections[0].name
+    print(f"as it is: accuracy {correct[here & known].mean():.2f}, coverage {known[here].mean():.2f}")
     print(f"perfect chemistry: accuracy {(got == planted)[sure].mean():.2f}, coverage {sure.mean():.2f}")
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 3 (10 minutes)
-# Write a marker table of your own: three genes per class, from memory. How far do twelve genes get you?
+# A panel is money. Keep only three markers of each set (`groupby(["super_class", "fine_type"]).head(3)`), a quarter of
+# the table. Do the labels get worse, or fewer?
 
 # %% tags=["solution"]
 if truth is not None:
@@ -285,8 +288,8 @@ if truth is not None:
 # - Registration is measured against a displaced control, not believed.
 # - A label has a confidence, evidence genes and a class purity; below a margin the honest label is "unknown".
 # - Accuracy without coverage is not a result, and neither is one without its shuffled control.
-# - Real tissue is no kinder: on a MERFISH section of lung cancer the same method and table, fixed beforehand, agree
-#   with the experts' lineages in .92 of the three quarters of cells that they label.
+# - Real tissue is no kinder: on a MERFISH section of lung cancer, table and method unchanged, .91 of the labels agree
+#   with the experts' lineage, and five cells in six get one.
 
 # %%
 run.done()

@@ -172,10 +172,10 @@ def _check_image(folder: Path) -> Path:
 
 def _read(folder: Path):
     """spatialdata-io does the reading; masks and the DAPI image, which no lesson needs, stay on the disk."""
-    from spatialdata_io import xenium
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages below: nothing a reader of ours could act on
+        from spatialdata_io import xenium
+
         try:
             return xenium(
                 folder, cells_boundaries=False, cells_labels=False, nucleus_labels=False, transcripts=False,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SOFTWARE = "xenium-2.0.0.6"  # the layout that is written; the reader branches on it
 COMPLETE = "truth/complete.json"  # written last
 UNASSIGNED = "UNASSIGNED"
+_PACKED = {"compression": "zlib", "compressionargs": {"level": 1}, "rowsperstrip": 256}
 
 
 def write_bundle(
@@ -122,7 +123,8 @@ def _write_dapi(out: Path, measurement: Measurement) -> None:
     metadata = {"axes": "YX", "PhysicalSizeX": ASSAY_MPP, "PhysicalSizeY": ASSAY_MPP, "Channel": {"Name": "DAPI"}}
     metadata |= {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
     path = folder / "morphology_focus_0000.ome.tif"
-    tifffile.imwrite(path, noisy.clip(0, 65535).astype(np.uint16), ome=True, metadata=metadata, tile=(512, 512))
+    grey = noisy.astype(np.uint16) & 0xFFF0  # finer than that is noise, and would not compress
+    tifffile.imwrite(path, grey, ome=True, metadata=metadata, **_PACKED)
 
 
 def _write_boundaries(path: Path, polygons_um: np.ndarray, ids: np.ndarray) -> None:
@@ -245,8 +247,7 @@ def _write_truth(out: Path, arch, measurement: Measurement, shape, ids, *, mpp: 
     arch.cells[keep].reset_index(names="cell_id").to_parquet(out / "cells.parquet", index=False)
     np.save(out / "nuclei_um.npy", np.asarray(arch.nuclei_um, np.float32))
     instances = instance_mask(arch.nuclei_um, mpp=mpp, shape=shape)
-    packing = {"compression": "zlib", "compressionargs": {"level": 1}, "tile": (512, 512)}
-    tifffile.imwrite(out / "instances.tif", instances, **packing)
+    tifffile.imwrite(out / "instances.tif", instances, **_PACKED)
     links = pd.DataFrame({"cell_id": ids, "true_cell": measurement.true_cell, "kind": measurement.kind})
     links.to_parquet(out / "links.parquet", index=False)
     affine = {
