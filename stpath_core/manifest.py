@@ -80,11 +80,12 @@ def used_device(device: str) -> str:
 
 
 def peak_memory_gb() -> dict[str, float]:
-    """Peak resident memory of this process, and of the GPU's allocator when it was used, in GB."""
+    """Peak resident memory of this process, of its largest child, and of the GPU allocator if used, in GB."""
     import resource
 
     unit = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss is bytes on macOS, KiB on Linux
-    peak = {"ram_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)}
+    own, child = (resource.getrusage(who).ru_maxrss / unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = {"ram_gb": round(own, 2), "ram_of_largest_child_gb": round(child, 2)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["vram_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
