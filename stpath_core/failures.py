@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stpath_core.data import NucleiSection
 
-KINDS = ("missed", "merged", "split", "loose", "false_alarm")
+KINDS = ("missed", "merged", "split", "loose", "crumb", "false_alarm")
 
 
 def error_kinds(table: metrics.OverlapTable) -> dict[str, int]:
@@ -23,7 +23,8 @@ def error_kinds(table: metrics.OverlapTable) -> dict[str, int]:
 
     missed : no prediction covers a tenth of the true nucleus. merged : a prediction covers at least half of it and of
     another true nucleus. split : two or more predictions lie at least half inside it. loose : found, but its outline is
-    too far off. false_alarm : a prediction of which less than a tenth lies on true nuclei.
+    too far off. Of predictions: crumb, at least half of it on a true nucleus that another prediction matches;
+    false_alarm, less than a tenth of it on true nuclei.
     """
     n_true, n_pred = len(table.true_ids), len(table.pred_ids)
     of_true, of_pred = table.intersection / table.true_area[table.row], table.intersection / table.pred_area[table.col]
@@ -31,8 +32,9 @@ def error_kinds(table: metrics.OverlapTable) -> dict[str, int]:
     on_nuclei = np.bincount(table.col, weights=table.intersection, minlength=n_pred) / table.pred_area
     swallowed = of_true >= 0.5
     swallows = np.bincount(table.col[swallowed], minlength=n_pred)
-    wrong = np.ones(n_true, bool)
-    wrong[metrics.match_instances(table)[0]] = False
+    right, partner, _ = metrics.match_instances(table)
+    wrong, extra = np.ones(n_true, bool), np.ones(n_pred, bool)
+    wrong[right] = extra[partner] = False
     kinds = {
         "missed": covered < 0.1,
         "merged": np.bincount(table.row[swallowed & (swallows[table.col] > 1)], minlength=n_true) > 0,
@@ -43,7 +45,9 @@ def error_kinds(table: metrics.OverlapTable) -> dict[str, int]:
     for kind, found in kinds.items():  # the first that applies
         counts[kind] = int((found & wrong).sum())
         wrong &= ~found
-    return counts | {"false_alarm": int((on_nuclei < 0.1).sum())}
+    on_matched = np.isin(table.row, right) & (of_pred >= 0.5)
+    crumb = extra & (np.bincount(table.col[on_matched], minlength=n_pred) > 0)
+    return counts | {"crumb": int(crumb.sum()), "false_alarm": int((on_nuclei < 0.1).sum())}
 
 
 def tile_table(

@@ -105,8 +105,12 @@ def test_colour_tells_colours_apart_and_majority_does_not():
     known = np.where(np.arange(100) % 3 == 0, -1, labels)
     colour = baselines.fit_types(baselines.colour_classifier(), [features], [known])
     majority = baselines.fit_types(baselines.majority_classifier(), [features], [known])
-    assert (colour.predict(features) == labels).mean() > 0.95
-    assert set(majority.predict(features)) == {0}
+    features[7] = np.nan  # an id without pixels
+    typed = baselines.predict_types(colour, features)
+    assert typed[7] == -1
+    assert (np.delete(typed, 7) == np.delete(labels, 7)).mean() > 0.95
+    assert set(baselines.predict_types(majority, features)) == {-1, 0}
+    assert len(baselines.predict_types(colour, features[:0])) == 0
 
 
 def test_wrong_input_is_refused():

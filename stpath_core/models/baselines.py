@@ -237,3 +237,12 @@ def fit_types(
         )
         raise InputError(message)
     return classifier.fit(features[known], labels[known])
+
+
+def predict_types(classifier: ClassifierMixin, features: np.ndarray) -> np.ndarray:
+    """Class index of each nucleus, (n,): features (n, F); -1 where a feature is not finite."""
+    known = np.isfinite(features).all(1)
+    types = np.full(len(features), -1)
+    if known.any():
+        types[known] = classifier.predict(features[known])
+    return types
