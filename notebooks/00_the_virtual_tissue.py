@@ -34,9 +34,12 @@ out: str = ""  # where the run is recorded; empty: runs/
 size_um: float | None = None  # um, side of a section; None: what the profile says
 
 # %%
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
 from stpath_core.record import begin, expect
 
 run = begin("00_the_virtual_tissue", globals())
+set_matplotlib_formats("jpeg")  # pictures of tissue: a sixth of what PNG takes
 
 # %% [markdown]
 # ## Five organs

@@ -33,9 +33,12 @@ min_counts: int = 10  # transcripts a nucleus needs before we type it
 margin: float = 0.1  # lead over the next class, of 1, under which a nucleus stays unknown
 
 # %%
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
 from stpath_core.record import begin, expect, report
 
 run = begin("10_nuclei_labels", globals())
+set_matplotlib_formats("jpeg")  # pictures of tissue: a sixth of what PNG takes
 
 # %% [markdown]
 # ## Open the tissue
