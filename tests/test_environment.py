@@ -32,7 +32,12 @@ USED_OTHERWISE = {
     "torchvision": "timm needs the build that matches torch",
 }
 # Imported where they come from: installed with a package that we name.
-BROUGHT_BY = {"jupyter_client": "nbclient", "traitlets": "nbclient", "zmq": "ipykernel", "traitlets.config": "nbclient"}
+BROUGHT_BY = {
+    "jupyter_client": "nbclient",
+    "traitlets": "nbclient",
+    "zmq": "ipykernel",
+    "matplotlib_inline": "ipykernel",
+}
 
 
 def imports(*folders):
