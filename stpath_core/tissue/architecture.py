@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stpath_core.errors import InputError
-from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, ORGANS, REGIONS, SUPER_OF
+from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, ORGANS, REGIONS, SUPER_CLASSES, SUPER_INDEX
 from stpath_core.tissue.fields import along_contours, keep_apart, lattice, nearest, sample, smooth_noise
 from stpath_core.tissue.nuclei import cell_outlines, crowded, draw_nuclei, outlines, settle
 from stpath_core.tissue.organs import ORGAN_PLANS, Mix, Organ
@@ -16,8 +16,8 @@ from stpath_core.tissue.structures import GRID_UM, Layout, lay_out
 
 _BASAL_UM = 2.4  # depth of the myoepithelial layer
 _CELL_REACH = np.array([CELL_TYPES[name].cytoplasm.radius_um for name in FINE_TYPES], np.float32)
-_SPINDLES = np.array([SUPER_OF[name] == "connective" for name in FINE_TYPES])
-_ROUND = np.array([SUPER_OF[name] == "inflammatory" for name in FINE_TYPES])
+_SUPER = np.array([SUPER_INDEX[name] for name in FINE_TYPES])
+_TUMOUR, _ROUND, _SPINDLES = (_SUPER == SUPER_CLASSES.index(c) for c in ("neoplastic", "inflammatory", "connective"))
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def patient_traits(organ: str, patient: int, *, mixture: Mix | None = None) -> P
             for s in c.structures
         )  # fmt: skip
         compartments[region] = replace(c, share=float(share), stroma=stroma, structures=structures)
-    size, grade, wild, blue, fibre = np.exp(rng.normal(0, [0.10, 0.14, 0.25, 0.5, 0.25]))
-    return Patient(replace(plan, compartments=compartments), size, grade, wild, float(rng.normal(0, 0.15)), blue.clip(0.5, 2), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
+    size, grade, wild, blue, fibre = np.exp(rng.normal(0, [0.10, 0.14, 0.25, 0.5, 0.25])).tolist()
+    return Patient(replace(plan, compartments=compartments), size, grade, wild, float(rng.normal(0, 0.15)), min(max(blue, 0.5), 2.0), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
 
 
 def grow(organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 0, mixture: Mix | None = None) -> Architecture:
@@ -94,17 +94,18 @@ def grow(organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 
     region = _regions(layout)
     cells = _populate(rng, traits, layout, region, size_um)
     nuclei_um = outlines(cells)
-    cells_um = cell_outlines(nuclei_um, _CELL_REACH[cells.code])
-    width, height = size_um
-    limit = np.array([width, height], np.float32)
+    limit = np.array(size_um, np.float32)
+    inward = np.maximum(-nuclei_um.min(1), 0) - np.maximum(nuclei_um.max(1) - limit, 0)  # no nucleus is cut by the border
+    nuclei_um += inward[:, None]
+    cells[["x_um", "y_um"]] += inward
+    cells_um = cell_outlines(nuclei_um, _CELL_REACH[cells.code], size_um=size_um)
     code = cells.pop("code").to_numpy()
     cells["cell_type"] = pd.Categorical.from_codes(code, FINE_TYPES)
-    cells["super_class"] = [SUPER_OF[FINE_TYPES[c]] for c in code]
-    cells["super_class"] = cells["super_class"].astype("category")
+    cells["super_class"] = pd.Categorical.from_codes(_SUPER[code], SUPER_CLASSES)
     code = nearest(region, cells.x_um.to_numpy(), cells.y_um.to_numpy(), grid_um=GRID_UM)
     cells["region"] = pd.Categorical.from_codes(code, REGIONS)
-    return Architecture(organ, patient, seed, (float(width), float(height)), GRID_UM, region, cells,
-                        nuclei_um.clip(0, limit), cells_um.clip(0, limit), layout, traits)  # fmt: skip
+    size_um = (float(size_um[0]), float(size_um[1]))
+    return Architecture(organ, patient, seed, size_um, GRID_UM, region, cells, nuclei_um, cells_um, layout, traits)
 
 
 def _regions(layout: Layout) -> np.ndarray:
@@ -144,8 +145,7 @@ def _populate(rng: np.random.Generator, traits: Patient, layout: Layout, region:
     spots = spots.reset_index(drop=True)
     code = mixes.draw(rng, spots.mix.to_numpy())
     plan = traits.plan
-    tumour = np.array([SUPER_OF[name] == "neoplastic" for name in FINE_TYPES])[code]
-    size = traits.nuclear_size * plan.nuclear_size * np.where(tumour, plan.tumour_size * traits.grade, 1)
+    size = traits.nuclear_size * plan.nuclear_size * np.where(_TUMOUR[code], plan.tumour_size * traits.grade, 1)
     size = np.where(_ROUND[code], np.sqrt(size), size)
     nuclei = draw_nuclei(rng, code, size=size, pleomorphism=traits.pleomorphism, open_chromatin=traits.open_chromatin)
     cells = pd.concat([spots[["x_um", "y_um", "structure"]], nuclei], axis=1)
@@ -157,8 +157,8 @@ def _populate(rng: np.random.Generator, traits: Patient, layout: Layout, region:
     cells["code"] = code
     cells = cells[~crowded(cells)].reset_index(drop=True)
     cells[["x_um", "y_um"]] = settle(cells).clip([2, 2], [width - 2, height - 2])
-    cells.insert(0, "cell_id", np.arange(1, len(cells) + 1))
-    return cells.set_index("cell_id", drop=False)
+    cells.index = pd.RangeIndex(1, len(cells) + 1, name="cell_id")
+    return cells
 
 
 def _layers(rng: np.random.Generator, layout: Layout, mixes: _Mixes) -> pd.DataFrame:
@@ -169,6 +169,7 @@ def _layers(rng: np.random.Generator, layout: Layout, mixes: _Mixes) -> pd.DataF
     kind = table.kind.to_numpy()
     hollow = ~np.isin(kind, ["solid", "fat"])
     parts = []
+    tumour = table.region.isin(["invasive", "in_situ"]).to_numpy()
     flat = np.isin(kind, ["vessel", "alveolus", "glomerulus"])
     for depth_um, pitch, chosen, mix in (
         (table.layer_um.to_numpy(), table.pitch_um.to_numpy(), hollow, recipe_mix),
@@ -179,8 +180,8 @@ def _layers(rng: np.random.Generator, layout: Layout, mixes: _Mixes) -> pd.DataF
         x, y = line[:, 0], line[:, 1]
         owner = nearest(at, x, y, grid_um=GRID_UM)
         line, owner = line[chosen[owner]], owner[chosen[owner]]
-        stray = rng.normal(0, np.where(flat[owner] | (mix[owner] == basal_mix), 0.3, 1.1))
         tangential = flat[owner] | (mix[owner] == basal_mix)
+        stray = rng.normal(0, np.where(tangential, 0.3, np.where(tumour[owner], 2.2, 1.1)))
         parts.append(pd.DataFrame({
             "x_um": line[:, 0] + stray * line[:, 2], "y_um": line[:, 1] + stray * line[:, 3], "structure": owner,
             "angle": np.arctan2(line[:, 3], line[:, 2]) + np.where(tangential, np.pi / 2, 0), "spread": 0.22,

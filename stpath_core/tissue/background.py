@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 
 from stpath_core.tissue.architecture import Architecture
 from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, REGIONS
 from stpath_core.tissue.structures import GRID_UM, KINDS
-from stpath_core.tissue.texture import DIRECTIONS, TILE_PX, Upsampler, band, fibres, foam, streaks, window
+from stpath_core.tissue.texture import DIRECTIONS, STRIP_PX, TILE_PX, Upsampler, band, fibres, foam, streaks, window
 
-_STRIP_PX = 128  # rows painted at a time, to stay inside the cache
 _COARSE_UM = 4.0
 _NEAR = 4  # cells that may own a pixel
 _CYTO = {name: np.array([getattr(CELL_TYPES[t].cytoplasm, name) for t in FINE_TYPES], np.float32)
@@ -21,8 +21,8 @@ def paint_background(rng: np.random.Generator, arch: Architecture, *, mpp: float
     """(H, W) float32 hematoxylin and eosin densities of all that is not nucleus."""
     h, e = np.empty(shape, np.float32), np.empty(shape, np.float32)
     painter = _Painter(rng, arch, mpp=mpp, width_px=shape[1])
-    for top in range(0, shape[0], _STRIP_PX):
-        rows = np.arange(top, min(top + _STRIP_PX, shape[0]))
+    for top in range(0, shape[0], STRIP_PX):
+        rows = np.arange(top, min(top + STRIP_PX, shape[0]))
         h[rows], e[rows] = painter.strip(rows)
     return h, e
 
@@ -44,7 +44,8 @@ class _Painter:
         self.mucin = (table.mucin.to_numpy() * rng.uniform(0, 1.6, len(table))).clip(0, 1).astype(np.float32)
         self.tumour = table.region.isin(["invasive", "in_situ"]).to_numpy(np.float32)
         plan = arch.traits.plan
-        self.collagen = np.array([getattr(plan.compartments.get(r), "collagen", 0.5) for r in REGIONS], np.float32)
+        collagen = np.array([getattr(plan.compartments.get(r), "collagen", 0.5) for r in REGIONS], np.float32)
+        self.collagen = ndi.uniform_filter(collagen[arch.layout.territory], 17) * np.float32(arch.traits.collagen)
         self.cos, self.sin = np.cos(2 * arch.layout.fibre), np.sin(2 * arch.layout.fibre)
         self._cells(rng, arch)
 
@@ -57,14 +58,14 @@ class _Painter:
         centre = cells[["x_um", "y_um"]].to_numpy() + off[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
         self.x, self.y = centre.astype(np.float32).T
         self.size = np.sqrt(cells.long_um * cells.short_um).to_numpy(np.float32)
-        vary = np.exp(rng.normal(0, 0.22, (2, len(cells)))).astype(np.float32)
+        vary = np.exp(rng.normal(0, 0.15, (2, len(cells)))).astype(np.float32)
         self.cyto_e = _CYTO["eosin"][code] * vary[0]
         self.cyto_h = _CYTO["hematoxylin"][code] * vary[1] * arch.traits.basophilia
         self.reach, self.grain, self.border = (_CYTO[k][code] for k in ("radius_um", "grain", "border"))
         width, height = arch.size_um
         gx, gy = np.meshgrid(np.arange(0, width, _COARSE_UM) + _COARSE_UM / 2, np.arange(0, height, _COARSE_UM) + _COARSE_UM / 2)
-        near = min(_NEAR, len(cells))
-        self.near = cKDTree(centre).query(np.stack([gx, gy], -1), k=near)[1].reshape(*gx.shape, near).astype(np.int32)
+        near = cKDTree(centre).query(np.stack([gx, gy], -1), k=min(_NEAR, len(cells)))[1].reshape(*gx.shape, -1)
+        self.near = np.moveaxis(near, -1, 0).astype(np.int32)  # (4, coarse rows, coarse columns)
 
     def texture(self, tile: np.ndarray, rows: np.ndarray, number: int) -> np.ndarray:
         return window(tile, rows, self.columns, shift=self.shift[number])
@@ -88,42 +89,42 @@ class _Painter:
     def _stroma(self, rows, fine, middle, coarse):
         """Collagen along the fibre direction: dense bundles with lens-shaped clefts, or loose strands on glass."""
         mpp = self.mpp
-        wave = [self.texture(band(20.0, mpp, k), rows, 2 + k) for k in (0, 1)]
-        column = (self.columns + self.shift[4, 0] + (3.0 / mpp) * wave[0]).astype(np.int32) % TILE_PX
-        row = (rows[:, None] + self.shift[4, 1] + (3.0 / mpp) * wave[1]).astype(np.int32) % TILE_PX
+        wave = [self.texture(band(24.0, mpp, k), rows, 2 + k) for k in (0, 1)]
+        column = (self.columns + self.shift[4, 0] + (2.6 / mpp) * wave[0]).astype(np.int32) % TILE_PX
+        row = (rows[:, None] + self.shift[4, 1] + (2.6 / mpp) * wave[1]).astype(np.int32) % TILE_PX
         pixel = row * TILE_PX + column
         turn = np.arctan2(self.up.linear(self.sin, rows), self.up.linear(self.cos, rows))
         turn = (turn * (0.5 * DIRECTIONS / np.pi)) % DIRECTIONS
         bundle = streaks(fibres(3.0, 34.0, mpp, 1), turn, pixel)
         fibril = streaks(fibres(0.9, 16.0, mpp, 2), turn, pixel)
         patch = self.texture(band(30.0, mpp, 6), rows, 5)
-        collagen = self.up.linear(self.collagen[self.layout.territory], rows) * self.traits.collagen + 0.22 * patch
+        collagen = self.up.linear(self.collagen, rows) + 0.22 * patch
         muscle = _step(self.up.linear(self.layout.muscle, rows), 0.6)
         tight = np.clip(np.maximum(collagen, muscle * 0.85), 0, 1.1)
         cleft = _step(bundle + 0.25 * fibril - (2.2 * tight - 0.6), 0.45)
         strand = np.exp(-(((bundle - 0.9 + 0.5 * coarse) / 0.22) ** 2)) + 0.6 * np.exp(-((fibril / 0.3) ** 2)) * (coarse > 0)
-        solid = 0.32 + 0.27 * tight + 0.15 * bundle + 0.10 * fibril + 0.02 * middle + 0.02 * fine
+        solid = 0.32 + 0.27 * tight + 0.11 * bundle + 0.10 * fibril + 0.03 * middle + 0.04 * fine
         e = solid + cleft * (0.045 + 0.3 * strand - solid)
         h = 0.008 + 0.02 * self.traits.basophilia * (1 + 0.6 * middle + 0.4 * fibril) * (1 - 0.6 * cleft)
         return np.maximum(h, 0), np.maximum(e, 0.01)
 
     def _nearest_cell(self, rows):
-        """Distance (um) from the nearest and the second nearest nucleus' rim, and which cell is nearest."""
+        """Distance (um) from the rims of the nearest and the second nearest nucleus, and which cell is nearest."""
         scale = self.mpp / _COARSE_UM
-        near = self.near[((rows + 0.5) * scale).astype(int).clip(0, self.near.shape[0] - 1)]
-        near = near[:, ((self.columns + 0.5) * scale).astype(int).clip(0, self.near.shape[1] - 1)]  # (rows, W, 4)
+        near = self.near[:, ((rows + 0.5) * scale).astype(int).clip(0, self.near.shape[1] - 1)]
+        at = ((self.columns + 0.5) * scale).astype(int).clip(0, near.shape[2] - 1)
         px = ((self.columns + 0.5) * self.mpp).astype(np.float32)
         py = ((rows + 0.5) * self.mpp).astype(np.float32)[:, None]
-        first = np.full(near.shape[:2], 1e3, np.float32)
-        second, cell = first.copy(), near[..., 0]
-        for k in range(near.shape[-1]):
-            who = near[..., k]
-            far = np.hypot(px - self.x[who], py - self.y[who]) - self.size[who]
-            closer = far < first
-            second = np.where(closer, first, np.minimum(second, far))
-            cell = np.where(closer, who, cell)
-            first = np.minimum(first, far)
-        return first, second, cell
+        first = np.full((len(rows), len(px)), 1e6, np.float32)
+        second, cell = first.copy(), np.zeros(first.shape, np.int32)
+        for who in near:  # (rows, coarse columns)
+            dx, dy = px - self.x[who][:, at], py - self.y[who][:, at]
+            far = dx * dx + dy * dy - (self.size[who] ** 2)[:, at]
+            np.minimum(second, np.maximum(far, first), out=second)
+            np.copyto(cell, who[:, at], where=far < first)
+            np.minimum(first, far, out=first)
+        size = self.size[cell] ** 2
+        return np.sqrt(np.maximum(first + size, 0)) - np.sqrt(size), np.sqrt(np.maximum(second + size, 0)) - np.sqrt(size), cell
 
     def _cytoplasm(self, h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows):
         """Cell bodies: granular or emptied, parted by membranes; inside structures they fill everything up to the lumen."""
@@ -131,9 +132,9 @@ class _Painter:
         bare = self.texture(foam(2.6, self.mpp, 1), rows, 4)
         clear = self.clear[owner]
         grain = self.grain[cell]
-        grain = 1 + grain * (0.6 * fine + 0.5 * middle + 0.35 * coarse) - (1 - bare) * grain * 0.5
-        hole = _step(self.texture(band(2.2, self.mpp, 8), rows, 7) - 2.6 + self.traits.vacuoles, 0.7)
-        grain = np.maximum(grain, 0.05) * (1 - 0.85 * hole)
+        grain = 1 + grain * (0.8 * fine + 0.6 * middle + 0.35 * coarse) - (1 - bare) * grain * 0.5
+        hole = _step(self.texture(band(2.6, self.mpp, 8), rows, 7) - 2.9 + self.traits.vacuoles, 1.0)
+        grain = np.maximum(grain, 0.05) * (1 - 0.7 * hole)
         body_e = self.cyto_e[cell] * grain * (1 - clear * (0.97 - 0.55 * bare))
         body_h = self.cyto_h[cell] * grain * (1 - clear * (0.9 - 0.4 * bare))
         wall = np.exp(-(((second - first) / 0.9) ** 2))

@@ -69,7 +69,7 @@ _FLAT = Nucleus(area_um2=21, area_sd=0.2, aspect=3.0, aspect_sd=0.2, wobble=0.06
                 vesicular=0.1, clumps=0.32, nucleoli=0.0)  # fmt: skip
 
 _PINK = Cytoplasm(eosin=0.42, hematoxylin=0.05)
-_TUMOUR = Cytoplasm(eosin=0.35, hematoxylin=0.11, radius_um=9.0, grain=0.35)
+_TUMOUR = Cytoplasm(eosin=0.30, hematoxylin=0.165, radius_um=9.0, grain=0.35)
 _SCANT = Cytoplasm(eosin=0.25, hematoxylin=0.10, radius_um=3.6, grain=0.2)
 _FIBRE = Cytoplasm(eosin=0.42, hematoxylin=0.05, radius_um=0.5, grain=0.2, border=0.0)
 

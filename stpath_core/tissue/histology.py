@@ -14,7 +14,7 @@ from stpath_core.tissue.architecture import Architecture
 from stpath_core.tissue.background import paint_background
 from stpath_core.tissue.stains import Stain, patient_stain
 from stpath_core.tissue.stamps import stamp_bodies, stamp_nuclei
-from stpath_core.tissue.texture import band, window
+from stpath_core.tissue.texture import STRIP_PX, TILE_PX, band, window
 
 
 def render(arch: Architecture, *, mpp: float = 0.5, stain: Stain | None = None, seed: int) -> np.ndarray:
@@ -50,16 +50,18 @@ def _focus(rng: np.random.Generator, densities: tuple[np.ndarray, ...], *, blur_
 
 def _expose(rng: np.random.Generator, h: np.ndarray, e: np.ndarray, stain: Stain, *, mpp: float) -> np.ndarray:
     """Beer-Lambert: intensity = white * 10^-(H h + E e), with sensor noise that the three colours share in part."""
-    rows, columns = np.arange(h.shape[0]), np.arange(h.shape[1])
-    grain = window(band(0.01, mpp, 5), rows, columns, shift=tuple(rng.integers(0, 512, 2)))
+    grain = [band(0.01, mpp, 5 + k) for k in range(4)]
+    shift = rng.integers(0, TILE_PX, (4, 2))
+    columns = np.arange(h.shape[1])
     image = np.empty((*h.shape, 3), np.uint8)
-    for channel in range(3):
-        density = (stain.h_strength * stain.hematoxylin[channel]) * h + (stain.e_strength * stain.eosin[channel]) * e
-        value = stain.white[channel] * np.exp(-np.log(10) * density)
-        own = window(band(0.01, mpp, 6 + channel), rows, columns, shift=tuple(rng.integers(0, 512, 2)))
-        value += stain.noise * (0.8 * grain + 0.6 * own)
-        np.clip(value, 0, 255, out=value)
-        image[..., channel] = value
+    for top in range(0, h.shape[0], STRIP_PX):
+        rows = np.arange(top, min(top + STRIP_PX, h.shape[0]))
+        noise = [window(grain[k], rows, columns, shift=shift[k]) for k in range(4)]
+        for channel in range(3):
+            power = np.log(10) * np.array([stain.h_strength * stain.hematoxylin[channel], stain.e_strength * stain.eosin[channel]])
+            value = stain.white[channel] * np.exp(-np.float32(power[0]) * h[rows] - np.float32(power[1]) * e[rows])
+            value += stain.noise * (0.8 * noise[0] + 0.6 * noise[1 + channel])
+            image[rows, :, channel] = np.clip(value, 0, 255)
     return image
 
 

@@ -42,7 +42,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
         lobed = p["lobes"] * np.abs(1 + 0.3 * z[3]) * (m == np.where(z[4] > 0, 3, 2))
         table[f"wave{m}"] = np.minimum(amplitude + lobed, 0.4)
         table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
-    table["density"] = p["density"] * np.exp(p["density_sd"] * wild * z[5]) * (0.35 + 0.65 * cap)
+    table["density"] = p["density"] * np.exp(p["density_sd"] * wild * z[5]) * (0.5 + 0.5 * cap)
     table["vesicular"] = (p["vesicular"] * (1 + 0.45 * z[6]) + open_chromatin * (p["vesicular"] > 0.2)).clip(0, 1)
     table["clumps"] = p["clumps"] * np.exp(0.25 * z[7])
     table["clump_um"] = p["clump_um"]
@@ -105,18 +105,21 @@ def outlines(cells: pd.DataFrame) -> np.ndarray:
     return np.stack([c["x_um"] + cos * u - sin * v, c["y_um"] + sin * u + cos * v], -1).astype(np.float32)
 
 
-def cell_outlines(nuclei_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
-    """(n, 32, 2) cell outlines: each vertex of the nucleus moved outward by `reach_um`, at most halfway to a neighbour."""
+def cell_outlines(nuclei_um: np.ndarray, reach_um: np.ndarray, *, size_um: tuple[float, float]) -> np.ndarray:
+    """(n, 32, 2) cell outlines: the nucleus grown by `reach_um`, but at most halfway to a neighbour and to the border."""
     centre = nuclei_um.mean(1)
     spoke = nuclei_um - centre[:, None]
+    order = np.argsort(np.arctan2(spoke[..., 1], spoke[..., 0]), axis=1)  # a bent nucleus has spokes out of order
+    spoke = np.take_along_axis(spoke, order[..., None], 1)
     length = np.linalg.norm(spoke, axis=-1)
     spoke = spoke / length[..., None]
-    near = min(9, len(centre))
-    other = cKDTree(centre).query(centre, k=near)[1].reshape(-1, near)[:, 1:]
-    limit = np.full(length.shape, np.inf, np.float32)
+    room = np.where(spoke > 0, np.array(size_um, np.float32) - centre[:, None], centre[:, None])  # (n, 32, 2) to the border
+    limit = (room / np.maximum(np.abs(spoke), 1e-6)).min(-1)
+    other = cKDTree(centre).query(centre, k=min(9, len(centre)))[1].reshape(len(centre), -1)[:, 1:]
     for column in other.T:
         half = 0.5 * (centre[column] - centre)  # (n, 2)
         along = np.einsum("nvk,nk->nv", spoke, half)
         wall = (half**2).sum(1)[:, None] / np.maximum(along, 1e-3)
         limit = np.minimum(limit, np.where(along > 1e-3, wall, np.inf))
-    return (centre[:, None] + spoke * np.maximum(length + 0.2, np.minimum(length + reach_um[:, None], limit))[..., None]).astype(np.float32)
+    length = np.maximum(length, np.minimum(length + reach_um[:, None], limit))
+    return (centre[:, None] + spoke * length[..., None]).astype(np.float32)

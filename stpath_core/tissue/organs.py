@@ -56,10 +56,10 @@ class Organ:
     tumour_size: float = 1.0  # further factor on neoplastic nuclear area
 
 
-_QUIET = {"fibroblast": 9, "endothelial": 1.2, "pericyte": 0.7, "macrophage": 0.8, "t_cd4": 0.6, "t_cd8": 0.45,
+_QUIET = {"fibroblast": 9, "endothelial": 1.2, "pericyte": 0.7, "macrophage": 0.6, "t_cd4": 0.45, "t_cd8": 0.35,
           "mast": 0.4, "plasma": 0.4, "smooth_muscle": 0.4}  # fmt: skip
-_REACTIVE = {"caf": 7, "endothelial": 0.9, "pericyte": 0.5, "macrophage": 1.0, "t_cd4": 1.2, "t_cd8": 1.1,
-             "b_cell": 0.5, "plasma": 0.8, "neutrophil": 0.6, "fibroblast": 0.5}  # fmt: skip
+_REACTIVE = {"caf": 7, "endothelial": 0.9, "pericyte": 0.5, "macrophage": 0.8, "t_cd4": 0.9, "t_cd8": 0.8,
+             "b_cell": 0.5, "plasma": 0.6, "neutrophil": 0.5, "fibroblast": 0.5}  # fmt: skip
 _AGGREGATE = {"t_cd4": 4, "t_cd8": 2.6, "b_cell": 4, "plasma": 1.4, "macrophage": 0.6, "fibroblast": 0.7,
               "endothelial": 0.4, "neutrophil": 0.1}  # fmt: skip
 _LAMINA = {"plasma": 3.2, "t_cd4": 1.4, "t_cd8": 1.0, "macrophage": 1.0, "fibroblast": 2.0, "mast": 0.4,
@@ -120,7 +120,7 @@ ORGAN_PLANS: dict[str, Organ] = {
         compartments={
             "gland": _gland(0.27, _CRYPT, stroma=_LAMINA, stroma_pitch_um=10.5, collagen=0.2),
             "in_situ": _tumour(0.14, replace(_CRYPT, cells=_IN_SITU, radius_um=48, spacing_um=104, height_um=30,
-                                             layer_um=9, pitch_um=6.2, wobble=0.1, clear=0.05)),
+                                             layer_um=9, pitch_um=7.2, wobble=0.1, clear=0.05)),
             "invasive": _tumour(
                 0.28,
                 Structure(kind="gland", cells=_INVASIVE, radius_um=46, radius_sd=0.3, spacing_um=96, stretch=1.6,
@@ -163,7 +163,7 @@ ORGAN_PLANS: dict[str, Organ] = {
         nuclear_size=1.0, tumour_size=0.85,
         compartments={
             "gland": _gland(0.28, _ACINUS, muscle=0.6, collagen=0.6),
-            "in_situ": _tumour(0.14, replace(_ACINUS, cells=_IN_SITU, height_um=27, folds=0.7, layer_um=9, pitch_um=7.4,
+            "in_situ": _tumour(0.14, replace(_ACINUS, cells=_IN_SITU, height_um=27, folds=0.7, layer_um=9, pitch_um=7.8,
                                              clear=0.1), muscle=0.4),
             "invasive": _tumour(0.30, Structure(kind="gland", cells=_INVASIVE, radius_um=25, radius_sd=0.3, spacing_um=50,
                                                 wobble=0.14, height_um=16, layer_um=7, pitch_um=7.6, gap_um=6, clear=0.25,

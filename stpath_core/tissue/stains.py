@@ -19,7 +19,7 @@ class Stain:
     e_strength: float = 0.92
     white: tuple[float, float, float] = (243.0, 240.0, 243.0)  # grey levels of bare glass
     blur_um: float = 0.18  # standard deviation of the optics' point spread
-    noise: float = 3.2  # grey levels
+    noise: float = 3.6  # grey levels
 
 
 def patient_stain(organ: str, patient: int, *, variation: float = 1.0) -> Stain:

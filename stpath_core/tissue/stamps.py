@@ -19,28 +19,28 @@ from stpath_core.tissue.texture import TILE_PX, band
 _CHUNK = 400_000  # window pixels painted at a time, to stay inside the cache
 
 
-def _windows(table: pd.DataFrame, reach_um: np.ndarray, *, mpp: float, shape: tuple[int, int]) -> Iterator[tuple]:
-    """Yields (body number, flat pixel, u_um, v_um) for the pixels near each body, u along its long axis."""
+def _windows(table: pd.DataFrame, long_um: np.ndarray, short_um: np.ndarray, *, mpp: float, shape: tuple[int, int]) -> Iterator:
+    """Yields (body, flat pixel, u_um, v_um) for the pixels of each body's box |u| < long_um, |v| < short_um."""
     x, y, angle = (table[name].to_numpy(np.float32) for name in ("x_um", "y_um", "angle"))
     cos, sin = np.cos(angle), np.sin(angle)
-    half = np.ceil(reach_um / mpp).astype(int) + 1
+    column, row = (x / mpp).astype(np.int32), (y / mpp).astype(np.int32)
+    half = np.ceil(np.hypot(long_um, short_um) / mpp).astype(int) + 1
     half = ((half + 2) // 3) * 3
     for size in np.unique(half):
-        offset = np.arange(-size, size + 1)
+        offset = np.arange(-size, size + 1, dtype=np.int32)
         oy, ox = (o.ravel() for o in np.meshgrid(offset, offset, indexing="ij"))
         of_size = np.flatnonzero(half == size)
         for part in np.array_split(of_size, max(1, len(of_size) * len(ox) // _CHUNK)):
-            column = (x[part] / mpp).astype(int)[:, None] + ox
-            row = (y[part] / mpp).astype(int)[:, None] + oy
-            dx = ((column + 0.5) * mpp).astype(np.float32) - x[part, None]
-            dy = ((row + 0.5) * mpp).astype(np.float32) - y[part, None]
-            near = (dx * dx + dy * dy < reach_um[part, None] ** 2) & (row >= 0) & (row < shape[0])
-            near &= (column >= 0) & (column < shape[1])
-            who, at = np.nonzero(near)
-            body = part[who]
-            dx, dy = dx[who, at], dy[who, at]
-            pixel = row[who, at] * shape[1] + column[who, at]
-            yield body, pixel, cos[body] * dx + sin[body] * dy, cos[body] * dy - sin[body] * dx
+            dx = (mpp * (ox + 0.5)).astype(np.float32) + (mpp * column[part] - x[part]).astype(np.float32)[:, None]
+            dy = (mpp * (oy + 0.5)).astype(np.float32) + (mpp * row[part] - y[part]).astype(np.float32)[:, None]
+            u = cos[part, None] * dx + sin[part, None] * dy
+            v = cos[part, None] * dy - sin[part, None] * dx
+            near = (np.abs(u) < long_um[part, None]) & (np.abs(v) < short_um[part, None])
+            who, at = np.divmod(np.flatnonzero(near.ravel()).astype(np.int32), np.int32(len(ox)))
+            r, c = row[part][who] + oy[at], column[part][who] + ox[at]
+            valid = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
+            who, at, r, c = who[valid], at[valid], r[valid], c[valid]
+            yield part[who], r.astype(np.intp) * shape[1] + c, u[who, at], v[who, at]  # intp: ufunc.at is fast only so
 
 
 def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
@@ -56,9 +56,11 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     cover = np.zeros(h.size, np.float32)
     slit = np.zeros(h.size, np.float32)
     halo = p["halo"] * (0.25 + 0.75 * arch.traits.clefts)
-    reach = 1.35 * np.hypot(p["long_um"], 0.4 * np.abs(p["bend"]) * p["long_um"]) + p["blur_um"] + 1.2
+    swell = 1 + sum(p[f"wave{m}"] for m in WAVES)
+    long = swell * p["long_um"] + 1.5
+    short = swell * p["short_um"] + 0.6 * np.abs(p["bend"]) * p["long_um"] + 1.5
     turns = {m: np.exp(1j * p[f"turn{m}"]).astype(np.complex64) * p[f"wave{m}"] for m in WAVES}
-    for i, pixel, u, v in _windows(cells, reach, mpp=mpp, shape=h.shape):
+    for i, pixel, u, v in _windows(cells, long, short, mpp=mpp, shape=h.shape):
         a, b = p["long_um"][i], p["short_um"][i]
         v = v - p["bend"][i] * (u * u / a - 0.5 * a)
         un = u / a
@@ -89,7 +91,7 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
         for k in range(3):
             has = count[i] > k
             far = np.hypot(u - spots[k, 0][i] * p["long_um"][i], v - spots[k, 1][i] * p["short_um"][i])
-            chromatin += has * 0.75 * np.exp(-((far / (0.55 * p["nucleolus_um"][i])) ** 2))
+            chromatin += has.astype(np.float32) * 0.75 * np.exp(-((far / (0.55 * p["nucleolus_um"][i])) ** 2))
         value = p["density"][i] * np.clip(chromatin, 0.12, 2.2) * alpha
         np.maximum.at(density, pixel, value)
         np.maximum.at(cover, pixel, alpha)
@@ -97,20 +99,22 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     e *= 1 - slit.reshape(h.shape)
     h *= 1 - slit.reshape(h.shape)
     h *= 1 - 0.85 * cover
-    h += density.reshape(h.shape)
+    density = density.reshape(h.shape)
+    h += density
     e *= 1 - 0.85 * cover  # what a nucleus looks like inside is its own, not its surroundings'
-    e += 0.26 * cover
+    e += 0.12 * cover + 0.2 * density
 
 
 def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
-    """Paint mucin vacuoles of goblet cells and red cells in vessels, in place."""
-    bodies = pd.concat([_goblets(rng, arch), _red_cells(rng, arch)], ignore_index=True)
-    p = {name: bodies[name].to_numpy(np.float32) for name in bodies}
+    """Paint mucin vacuoles of goblet cells, red cells in vessels and nuclei far out of focus, in place."""
+    kinds = (_goblets, _red_cells, _ghosts)
+    bodies = pd.concat([kind(rng, arch).astype(np.float32) for kind in kinds], ignore_index=True)
+    p = {name: bodies[name].to_numpy() for name in bodies}
     flat_h, flat_e = h.reshape(-1), e.reshape(-1)
-    for i, pixel, u, v in _windows(bodies, 1.3 * p["long_um"], mpp=mpp, shape=h.shape):
+    for i, pixel, u, v in _windows(bodies, p["long_um"] + p["soft_um"], p["short_um"] + p["soft_um"], mpp=mpp, shape=h.shape):
         radius = np.hypot(u / p["long_um"][i], v / p["short_um"][i])
         inside_um = (1 - radius) * p["short_um"][i]
-        alpha = np.clip(0.5 + inside_um / 1.2, 0, 1) * p["opacity"][i]
+        alpha = np.clip(0.5 + inside_um / p["soft_um"][i], 0, 1) * p["opacity"][i]
         rim = np.exp(-(((inside_um - 0.2) / 0.7) ** 2)) * p["rim"][i]
         flat_h[pixel] += alpha * (p["h"][i] - flat_h[pixel])
         flat_e[pixel] += alpha * (p["e"][i] + rim - flat_e[pixel])
@@ -125,7 +129,7 @@ def _goblets(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     return pd.DataFrame({
         "x_um": cells.x_um.to_numpy() + away * np.cos(angle), "y_um": cells.y_um.to_numpy() + away * np.sin(angle),
         "angle": angle, "long_um": long, "short_um": rng.uniform(2.8, 3.9, n), "h": rng.uniform(0.05, 0.16, n),
-        "e": rng.uniform(0.02, 0.12, n), "rim": 0.25, "opacity": 0.92,
+        "e": rng.uniform(0.02, 0.12, n), "rim": 0.25, "opacity": 0.92, "soft_um": 1.2,
     })  # fmt: skip
 
 
@@ -140,5 +144,20 @@ def _red_cells(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     long = rng.uniform(2.4, 3.2, n)
     return pd.DataFrame({
         "x_um": x[here], "y_um": y[here], "angle": rng.uniform(0, 3.1, n), "long_um": long,
-        "short_um": long * rng.uniform(0.65, 1.0, n), "h": -0.1, "e": rng.uniform(0.6, 0.85, n), "rim": 0.08, "opacity": 0.95,
+        "short_um": long * rng.uniform(0.65, 1.0, n), "h": -0.1, "e": rng.uniform(0.6, 0.85, n), "rim": 0.08,
+        "opacity": 0.95, "soft_um": 1.2,
     })  # fmt: skip
+
+
+def _ghosts(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
+    """Smudges that no one would outline: nuclei above or below the focal plane, in no mask."""
+    cells = arch.cells.iloc[rng.choice(len(arch.cells), len(arch.cells) // 9, replace=False)]
+    n, away, turn = len(cells), rng.uniform(7, 10, len(cells)), rng.uniform(0, 2 * np.pi, len(cells))
+    x, y = cells.x_um.to_numpy() + away * np.cos(turn), cells.y_um.to_numpy() + away * np.sin(turn)
+    tissue = sample(arch.layout.lumen, x, y, grid_um=GRID_UM) < -3
+    ghosts = pd.DataFrame({
+        "x_um": x, "y_um": y, "angle": turn, "long_um": 0.9 * cells.long_um.to_numpy(),
+        "short_um": 0.9 * cells.short_um.to_numpy(), "h": rng.uniform(0.2, 0.45, n), "e": 0.35, "rim": 0.0,
+        "opacity": rng.uniform(0.3, 0.8, n), "soft_um": rng.uniform(2.0, 3.5, n),
+    })  # fmt: skip
+    return ghosts[tissue]

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 TILE_PX = 512
+STRIP_PX = 128  # rows painted at a time, to stay inside the cache
 DIRECTIONS = 12
 
 
@@ -54,7 +55,7 @@ def fibres(width_um: float, length_um: float, mpp: float, seed: int) -> np.ndarr
         angle = np.pi * k / DIRECTIONS
         across = np.abs(np.cos(angle) * fy - np.sin(angle) * fx) * width_um * 2
         ahead = (np.cos(angle) * fx + np.sin(angle) * fy) * length_um * 2
-        tile = np.fft.irfft2(noise * np.exp(-0.5 * (across**2 + ahead**2)) * (0.05 + across), (TILE_PX, TILE_PX))
+        tile = np.fft.irfft2(noise * np.exp(-0.5 * (across**2 + ahead**2)) * (0.15 + across), (TILE_PX, TILE_PX))
         tiles[k] = (tile - tile.mean()) / tile.std()
     tiles.setflags(write=False)
     return tiles
