@@ -68,9 +68,10 @@ for split in splits:
 # %% [markdown]
 # ## What the network sees
 # Tiles are cut with a random place, angle, scale and flip, and their stain is varied, because the next laboratory's stain will differ.
-# Beside each tile lies what the network must answer: where nuclei are, and two maps that run from -1 to 1 across each nucleus, left to right and top to bottom.
+# Beside each tile lies what the network must answer: where nuclei are, two maps that run from -1 to 1 across each nucleus, left to right and top to bottom,
+# and how deep inside its nucleus a pixel lies: 1 at the centre, 0 at the border.
 #
-# *Predict:* two nuclei touch. Which of the three pictures still shows two?
+# *Predict:* two nuclei touch. Which of the pictures still shows two?
 
 # %% tags=["copy-me"]
 from stpath_core import plot
@@ -83,7 +84,9 @@ axes = plot.training_tiles(batch.image, distance_targets(batch.instances), mpp=0
 run.figure("training_tiles", axes.flat[0])
 
 # %% [markdown]
-# The nuclear pixels of touching nuclei run together; the distance maps jump from +1 to -1 exactly between them. That jump is what the watershed will follow.
+# The nuclear pixels of touching nuclei run together; the first two maps jump from +1 to -1 exactly between them, and the depth sinks to 0.
+# The watershed will follow that valley. Why not compute the depth from the two maps, since 1 - |(left-right, top-bottom)| is just that? Because an unsure network
+# answers 0 to everything: in the maps that means *centre*, in the depth it means *border*. Splitting by the maps alone cut real nuclei into squares.
 #
 # ## Train
 # One network: a timm encoder, a light decoder, and three heads (HoVer-Net's branches). Unknown nuclei take part in the segmentation and not in the type loss.

@@ -210,11 +210,15 @@ class NucleiTiles:
 
 
 def distance_targets(instances: Tensor) -> Tensor:
-    """Horizontal and vertical distance to the centre of one's nucleus, scaled to -1..1 on each side; 0 outside.
+    """Where in its nucleus a pixel lies: horizontal and vertical position, and depth; 0 outside.
 
-    instances : (B, h, w) ids, unique per image -> (B, 2, h, w) float32. HoVer-Net, Graham et al. 2019, section 3.1.
+    instances : (B, h, w) ids, unique per image -> (B, 3, h, w) float32. The first two run from -1 to 1 across the
+    nucleus, 0 at its centre of mass, scaled on each side (HoVer-Net, Graham et al. 2019, section 3.1). Depth is the
+    cone 1 - |(horizontal, vertical)|: 1 at the centre, 0 at the border. It follows from the first two, but a network
+    must be asked for it: where it is unsure, it answers 0 to all three, which reads as "centre" in the position maps
+    and as "border" in the depth.
     """
-    out = torch.zeros(len(instances), 2, *instances.shape[-2:], device=instances.device)
+    out = torch.zeros(len(instances), 3, *instances.shape[-2:], device=instances.device)
     b, r, c = instances.nonzero(as_tuple=True)
     if not len(b):
         return out
@@ -223,9 +227,8 @@ def distance_targets(instances: Tensor) -> Tensor:
     for axis, position in enumerate((c.float(), r.float())):
         centre = torch.zeros(len(size), device=instances.device).index_add_(0, index, position) / size
         offset = position - centre[index]
-        reach = torch.zeros(2, len(size), device=instances.device)
-        side = (offset > 0).long()
-        flat = side * len(size) + index
-        reach = reach.flatten().scatter_reduce(0, flat, offset.abs(), "amax")
+        flat = (offset > 0).long() * len(size) + index  # the two sides of a nucleus reach differently far
+        reach = torch.zeros(2 * len(size), device=instances.device).scatter_reduce(0, flat, offset.abs(), "amax")
         out[b, axis, r, c] = offset / reach[flat].clamp(min=1e-6)
+    out[b, 2, r, c] = (1 - out[b, :2, r, c].norm(dim=1)).clamp(min=0)
     return out

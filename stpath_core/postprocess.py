@@ -1,4 +1,4 @@
-"""Network maps -> nuclei: marker-controlled watershed on the distance maps (HoVer-Net's idea, one energy)."""
+"""Network maps -> nuclei: marker-controlled watershed on the predicted depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from skimage.segmentation import watershed
 
 def instances_from_maps(
     probability: np.ndarray,
-    distance: np.ndarray,
+    depth: np.ndarray,
     *,
     mpp: float,
     threshold: float = 0.5,
@@ -21,15 +21,12 @@ def instances_from_maps(
 ) -> np.ndarray:
     """Split the nuclear pixel map into nuclei.
 
-    probability : (H, W) in [0, 1]; distance : (2, H, W) horizontal and vertical map in [-1, 1]; mpp of that grid.
-    The depth 1 - |(h, v)| is a cone per nucleus: 1 at its centre, 0 at its border, whatever its size or shape. Its
-    peaks are the markers, its valleys the borders between touching nuclei. Returns (H, W) int32, ids 1..n; an empty
-    map gives zeros.
+    probability : (H, W) in [0, 1]; depth : (H, W), a cone per nucleus: 1 at its centre, 0 at its border, whatever its
+    size or shape; mpp of that grid. The cones' peaks are the markers, their valleys the borders between touching
+    nuclei. Returns (H, W) int32, ids 1..n; an empty map gives zeros.
     """
-    inside = probability > threshold
-    inside = ndimage.binary_fill_holes(inside)
-    depth = np.clip(1 - np.hypot(distance[0], distance[1]), 0, 1).astype(np.float32)
-    depth = ndimage.gaussian_filter(depth * inside, smooth_um / mpp)
+    inside = ndimage.binary_fill_holes(probability > threshold)
+    depth = ndimage.gaussian_filter(np.clip(depth, 0, 1).astype(np.float32) * inside, smooth_um / mpp)
     peaks = peak_local_max(
         depth, min_distance=max(1, round(min_distance_um / mpp)), threshold_abs=min_depth, exclude_border=False
     )

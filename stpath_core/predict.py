@@ -115,7 +115,7 @@ def predict_image(
         y0, x0 = max(top - margin, 0), max(left - margin, 0)
         y1, x1 = min(top + core + margin, height), min(left + core + margin, width)
         maps, fine, context, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips=average_flips)
-        found = instances_from_maps(maps[0], maps[1:], mpp=mpp, threshold=threshold)
+        found = instances_from_maps(maps[0], maps[3], mpp=mpp, threshold=threshold)
         bottom, right = min(top + core, height), min(left + core, width)
         probability[top:bottom, left:right] = maps[0, top - y0 : bottom - y0, left - x0 : right - x0]
         window = instances[y0:y1, x0:x1]
@@ -169,7 +169,7 @@ def _check_image(image: np.ndarray, mpp: float) -> None:
 
 @torch.no_grad()
 def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_flips: bool):
-    """Maps at the crop's own pixels (3, H, W): probability, horizontal, vertical; and features at the network's grid.
+    """Maps at the crop's own pixels (4, H, W): probability, horizontal, vertical, depth; and features at the network's grid.
 
     The features, (1, F, h, w) and (1, C, h', w'), cover the crop padded to whole strides: its shape comes last.
     """
@@ -184,7 +184,7 @@ def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_fli
     total, features = 0.0, ()
     for axes in ([], [3], [2], [2, 3]) if average_flips else ([],):
         logit, distance, *kept = model(x.flip(axes))
-        sign = torch.tensor([-1.0 if 3 in axes else 1.0, -1.0 if 2 in axes else 1.0], device=device)[:, None, None]
+        sign = torch.tensor([-1.0 if 3 in axes else 1.0, -1.0 if 2 in axes else 1.0, 1.0], device=device)[:, None, None]
         total = total + torch.cat([logit[:, None].sigmoid(), distance * sign], 1).flip(axes)
         features = features or kept
     maps = F.interpolate(total / (4 if average_flips else 1), size=padded, mode="bilinear", align_corners=False)[0]

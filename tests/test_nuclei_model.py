@@ -19,7 +19,7 @@ def test_any_timm_encoder_gives_maps_at_the_asked_stride(encoder, args, stride):
     logit, distance, fine, context = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
     h, w = 64 // stride, 96 // stride
     assert logit.shape == (2, h, w)
-    assert distance.shape == (2, 2, h, w)
+    assert distance.shape == (2, 3, h, w)
     assert fine.shape == (2, 8, h, w)
     ids = torch.zeros(2, h, w, dtype=torch.long)
     ids[:, :5, :5] = 3
@@ -57,6 +57,8 @@ def test_distance_targets_reach_one_at_both_ends_and_zero_at_the_centre():
     assert target[0, 4, 9] == 0
     assert target[1, 2, 9] == -1
     assert target[1, 6, 9] == 1
+    assert target[2, 4, 9] == 1
+    assert target[2, 4, 3] == 0
     assert target[:, ids[0] == 0].abs().max() == 0
 
 
@@ -73,16 +75,16 @@ def test_losses_are_zero_for_a_perfect_answer_and_grow_with_error():
     sure = (target * 2 - 1) * 50
     assert nucleus_loss(sure, target) < 1e-3
     assert dice_loss(-sure, target) > 0.9
-    maps = torch.rand(2, 2, 16, 16)
+    maps = torch.rand(2, 3, 16, 16)
     assert distance_loss(maps, maps, target) == 0
 
 
 def test_gradient_term_sees_only_the_inside():
-    target, inside = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8)
+    target, inside = torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8)
     inside[:, 2:6, 2:6] = 1
     wrong = target.clone()
-    wrong[:, :, 0, 0] = 1.0  # an error whose neighbours all lie outside
-    mse = wrong.square().mean()
+    wrong[:, :2, 0, 0] = 1.0  # an error whose neighbours all lie outside
+    mse = wrong[:, :2].square().mean()
     torch.testing.assert_close(distance_loss(wrong, target, inside), mse)
 
 

@@ -63,7 +63,7 @@ class NucleiNet(nn.Module):
         pairs = list(zip(self.levels[:-1], self.levels[1:], strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(widths[a], widths[b], 1) for a, b in pairs)
         self.refine = nn.ModuleList(_block(widths[b], widths[b]) for _, b in pairs)
-        self.maps = nn.Sequential(_block(width, width), nn.Conv2d(width, 3, 1))
+        self.maps = nn.Sequential(_block(width, width), nn.Conv2d(width, 4, 1))
         context = self.levels[min(1, len(self.levels) - 1)]
         self.coarsest, self.feature_strides = deepest, (stride, context)
         self.type_head = TypeHead(width + widths[context], len(classes)) if classes else None
@@ -92,9 +92,12 @@ class NucleiNet(nn.Module):
         return y, context
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) -> nucleus logits (B, h, w), distance maps (B, 2, h, w), fine features and context."""
+        """(B, 3, H, W) -> nucleus logits (B, h, w), distance maps (B, 3, h, w), fine features and context.
+
+        Distance maps: horizontal, vertical, depth (see `stpath_core.data.distance_targets`).
+        """
         fine, context = self.forward_features(image)
-        maps = self.maps(fine)  # (B, 3, h, w)
+        maps = self.maps(fine)  # (B, 4, h, w)
         return maps[:, 0], maps[:, 1:], fine, context
 
 

@@ -202,14 +202,16 @@ def probability_map(
 
 
 def training_tiles(images: np.ndarray, distances: np.ndarray, *, mpp: float, n: int = 4) -> np.ndarray:
-    """What a network sees and must answer, a column per tile: image, horizontal and vertical map. Array of Axes.
+    """What a network sees and must answer, a column per tile: image, horizontal and vertical map, depth.
 
-    images : (B, 3, S, S) uint8 at `mpp`; distances : (B, 2, h, w) in [-1, 1], 0 outside nuclei; arrays or CPU
+    Returns an array of Axes.
+
+    images : (B, 3, S, S) uint8 at `mpp`; distances : (B, 3, h, w) in [-1, 1], 0 outside nuclei; arrays or CPU
     tensors.
     """
     images, distances = np.asarray(images)[:n], np.asarray(distances)[:n]
     span = np.full(2, images.shape[-1] * mpp)
-    axes = plt.subplots(3, len(images), figsize=(2.1 * len(images), 6.2), squeeze=False, layout="constrained")[1]
+    axes = plt.subplots(4, len(images), figsize=(2.1 * len(images), 8.2), squeeze=False, layout="constrained")[1]
     for column, image, maps in zip(axes.T, images, distances, strict=True):
         _view(column[0], image.transpose(1, 2, 0), mpp, np.zeros(2), span)
         for ax, values in zip(column[1:], maps, strict=True):
@@ -219,6 +221,6 @@ def training_tiles(images: np.ndarray, distances: np.ndarray, *, mpp: float, n: 
             ax.set(xticks=[], yticks=[])
         for ax in column:
             scalebar(ax, width_um=span[0])
-    for ax, label in zip(axes[:, 0], ("image", "left to right", "top to bottom"), strict=True):
+    for ax, label in zip(axes[:, 0], ("image", "left to right", "top to bottom", "depth"), strict=True):
         ax.set_ylabel(label)
     return axes
