@@ -138,8 +138,8 @@ def test_maps_and_dots_carry_a_scalebar(tissue):
     assert dots.yaxis_inverted()
     sheet = plot.contact_sheet([image, image[:120]], [0.5, 0.25], titles=["a", "b"])
     assert [round(np.ptp(ax.get_xlim())) for ax in sheet.flat] == [30, 30]  # one scale, the smallest image decides
-    tiles = plot.training_tiles(np.zeros((2, 3, 64, 64), np.uint8), np.zeros((2, 2, 32, 32)), mpp=0.5)
-    assert tiles.shape == (3, 2)
+    tiles = plot.training_tiles(np.zeros((2, 3, 64, 64), np.uint8), np.zeros((2, 3, 32, 32)), mpp=0.5)
+    assert tiles.shape == (4, 2)
     assert all(len(bars_of(ax)) == 1 for ax in tiles.flat)
 
 
