@@ -28,6 +28,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,6 +180,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     set that the notebook cannot serve.
     """
     global _current
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses widgets; our bars need none
     notebook = stages.find_notebook(name)
     injected = session.injected_names()
     refuse_unknown(injected, notebook.parameters, where=notebook.name)
