@@ -51,14 +51,14 @@ set_matplotlib_formats("jpeg")  # pictures of tissue: a sixth of what PNG takes
 
 # %% tags=["copy-me"]
 from stpath_core import tissue
-from stpath_core.io import find_bundles, open_xenium
+from stpath_core.io import find_bundles, open_bundles
 from stpath_core.progress import steps
 
 # inputs: run, dataset, data_dir, seed, patients, size_um
 size = (size_um, size_um)
 make = {"patients": patients, "size_um": size, "seed": seed, "progress": steps("making tissue")}
 folders = tissue.write_cohort(run.stage / "bundles", **make) if dataset == "virtual" else find_bundles(data_dir)
-sections = [open_xenium(folder) for folder in folders]
+sections = open_bundles(folders)
 n_nuclei, n_transcripts = sum(len(s.nuclei) for s in sections), sum(len(s.transcripts) for s in sections)
 print(f"{len(sections)} sections, {n_nuclei:,} nuclei, {n_transcripts:,} transcripts")
 
@@ -265,7 +265,7 @@ if dataset == "virtual":
     perfect = tissue.Effects(leakage=0, overlap=0, ambient=0, unassigned=0)
     person = int(sections[0].name.split("_p")[1])
     clean = tissue.make_section(sections[0].organ, size_um=size, patient=person, seed=seed, effects=perfect)
-    cleaner = open_xenium(tissue.write_section(run.folder / "exercise" / clean.name, clean))
+    (cleaner,) = open_bundles([tissue.write_section(run.folder / "exercise" / clean.name, clean)])
     again = labels.type_nuclei(labels.count_transcripts(cleaner), margin=margin)
     got, planted = again.obs[keys.LABEL].astype(str), labels.planted_types(cleaner, again)["super_class"]
     sure = got != keys.UNKNOWN

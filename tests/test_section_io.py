@@ -7,11 +7,12 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stpath_core import keys, labels
 from stpath_core.errors import InputError
-from stpath_core.io import mask_outlines, open_xenium, write_geojson, write_spatialdata
+from stpath_core.io import find_bundles, mask_outlines, open_bundles, open_xenium, write_geojson, write_spatialdata
 from virtual_bundle import bundle, opened, section
 
 
@@ -125,6 +126,36 @@ def test_a_section_of_ones_own_is_named_by_its_folder(tmp_path):
     (copy / "experiment.xenium").write_text(json.dumps(specs))
     got = open_xenium(copy, organ="breast", patient="A17")
     assert (got.name, got.organ, got.patient, got.dataset) == ("bundle", "breast", "A17", "xenium")
+
+
+def test_folders_of_the_same_name_become_sections_of_different_names(tmp_path):
+    from virtual_bundle import bundle_copy
+
+    for run in ("run1", "run2"):
+        (tmp_path / run).mkdir()
+        copy = bundle_copy(tmp_path / run)
+        specs = json.loads((copy / "experiment.xenium").read_text())
+        del specs["stpath"]
+        (copy / "experiment.xenium").write_text(json.dumps(specs))
+    sections = open_bundles(find_bundles(tmp_path))
+    assert [s.name for s in sections] == [s.patient for s in sections] == ["run1_bundle", "run2_bundle"]
+    with pytest.raises(InputError, match=r"holds no experiment\.xenium"):
+        find_bundles(tmp_path / "run1" / "bundle" / "truth")
+
+
+def test_outlines_of_different_length_keep_their_area(tmp_path):
+    """Real outlines have as many vertices as they need; here every second one loses half of its own."""
+    from virtual_bundle import bundle_copy
+
+    copy = bundle_copy(tmp_path)
+    table = pd.read_parquet(copy / "nucleus_boundaries.parquet")
+    vertex = table.groupby("label_id").cumcount()
+    table[(table["label_id"] % 2 == 1) | (vertex % 2 == 0)].to_parquet(copy / "nucleus_boundaries.parquet", index=False)
+    got = open_xenium(copy)
+    assert len(got.nuclei) == len(opened().nuclei)
+    np.testing.assert_allclose(got.nuclei_px[::2], opened().nuclei_px[::2])
+    ratio = np.bincount(got.instances().ravel()) / np.maximum(np.bincount(opened().instances().ravel()), 1)
+    assert 0.93 < np.median(ratio[1:]) < 1.02
 
 
 def test_importing_the_readers_is_light():

@@ -6,7 +6,7 @@ from stpath_core.io.images import read_image
 from stpath_core.io.masks import open_mask_folder, read_mask
 from stpath_core.io.registry import dataset, registry
 from stpath_core.io.section import Section
-from stpath_core.io.xenium import check_bundle, find_bundles, open_xenium
+from stpath_core.io.xenium import check_bundle, find_bundles, open_bundles, open_xenium
 
 __all__ = [
     "Section",
@@ -16,6 +16,7 @@ __all__ = [
     "dataset",
     "find_bundles",
     "mask_outlines",
+    "open_bundles",
     "open_mask_folder",
     "open_xenium",
     "read_image",

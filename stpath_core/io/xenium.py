@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +74,24 @@ def find_bundles(folder: str | Path) -> list[Path]:
         message = f"{folder} holds no experiment.xenium: give a Xenium output folder, or a folder of such folders"
         raise InputError(message)
     return found
+
+
+def open_bundles(folders: Sequence[str | Path]) -> list[Section]:
+    """Open several bundles; where folders share a name (`run1/outs`, `run2/outs`) sections are named by their paths.
+
+    A patient that no record names is taken to be the section itself.
+    """
+    sections = [open_xenium(folder) for folder in folders]
+    names = [s.name for s in sections]
+    if len(set(names)) == len(names):
+        return sections
+    paths = [Path(folder).resolve() for folder in folders]
+    root = Path(os.path.commonpath([p.parent for p in paths]))
+    names = ["_".join(p.relative_to(root).parts) for p in paths]
+    return [
+        replace(s, name=name, patient=name if s.patient == path.name else s.patient)
+        for s, name, path in zip(sections, names, paths, strict=True)
+    ]
 
 
 def check_bundle(folder: str | Path) -> tuple[dict, Path]:
