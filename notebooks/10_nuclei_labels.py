@@ -162,6 +162,8 @@ import pandas as pd
 
 truth = None
 rows = typed.obs[keys.SECTION].to_numpy()
+why = "a low coverage wastes nuclei, a high one hides doubt"
+expect(prefix + "labels.coverage", known.mean(), low=0.7, high=0.9, why=why)
 if dataset == "virtual":
     truth = pd.concat([labels.planted_types(s, typed[rows == s.name]) for s in sections])
     correct = (typed.obs[keys.LABEL].astype(str) == truth["super_class"]).to_numpy()
@@ -169,8 +171,6 @@ if dataset == "virtual":
     why = "below, the labels teach their errors; a MERFISH section gives .91"
     expect("part1.labels.accuracy", accuracy.mean, low=0.88, high=0.96, why=why)
     report("part1.labels.accuracy", *accuracy)
-    why = "a low coverage wastes nuclei, a high one hides doubt"
-    expect("part1.labels.coverage", known.mean(), low=0.7, high=0.9, why=why)
     purity = pd.Series(correct[known]).groupby(typed.obs[keys.LABEL].astype(str).to_numpy()[known]).mean()
     for name, value in purity.items():
         report(f"part1.labels.purity.{name}", value)
