@@ -73,8 +73,8 @@ def patient_traits(organ: str, patient: int, *, mixture: Mix | None = None) -> P
             for s in c.structures
         )  # fmt: skip
         compartments[region] = replace(c, share=float(share), stroma=stroma, structures=structures)
-    size, grade, wild, blue, fibre = np.exp(rng.normal(0, [0.10, 0.14, 0.25, 0.5, 0.25])).tolist()
-    return Patient(replace(plan, compartments=compartments), size, grade, wild, float(rng.normal(0, 0.15)), min(max(blue, 0.5), 2.0), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
+    size, grade, wild, blue, fibre = np.exp(rng.normal([0, 0, 0, 0.2, 0], [0.10, 0.14, 0.25, 0.45, 0.25])).tolist()
+    return Patient(replace(plan, compartments=compartments), size, grade, wild, float(rng.normal(0, 0.15)), min(max(blue, 0.5), 2.2), fibre, float(rng.beta(0.7, 1.2)), float(rng.uniform(0, 1.5)))
 
 
 def grow(organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 0, mixture: Mix | None = None) -> Architecture:

@@ -40,6 +40,7 @@ class _Painter:
         self.shift = rng.integers(0, 512, (16, 2))
         table = arch.layout.structures
         self.kind = table.kind.map(KINDS.index).to_numpy(np.uint8)
+        self.ragged = np.array([k in ("gland", "solid") for k in KINDS], np.float32) * 0.8 + 0.2
         self.clear = table.clear.to_numpy(np.float32)
         self.mucin = (table.mucin.to_numpy() * rng.uniform(0, 1.6, len(table))).clip(0, 1).astype(np.float32)
         self.tumour = table.region.isin(["invasive", "in_situ"]).to_numpy(np.float32)
@@ -79,6 +80,8 @@ class _Painter:
         fine = self.texture(band(0.5, mpp, 2), rows, 0)
         middle = self.texture(band(1.5, mpp, 7), rows, 6)
         coarse = self.texture(band(5.0, mpp, 3), rows, 1)
+        ragged = self.ragged[kind] * (0.7 * coarse + 0.25 * middle)
+        depth, lumen = depth + 0.4 * ragged, lumen + ragged
         h, e = self._stroma(rows, fine, middle, coarse)
         first, second, cell = self._nearest_cell(rows)
         h, e = self._cytoplasm(h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows)
@@ -95,17 +98,19 @@ class _Painter:
         pixel = row * TILE_PX + column
         turn = np.arctan2(self.up.linear(self.sin, rows), self.up.linear(self.cos, rows))
         turn = (turn * (0.5 * DIRECTIONS / np.pi)) % DIRECTIONS
-        bundle = streaks(fibres(3.0, 34.0, mpp, 1), turn, pixel)
+        bundle = streaks(fibres(3.0, 26.0, mpp, 1), turn, pixel)
         fibril = streaks(fibres(0.9, 16.0, mpp, 2), turn, pixel)
+        half = ((row >> 1) * TILE_PX + (column >> 1)) ^ (TILE_PX // 2)
+        web = streaks(fibres(3.0, 26.0, mpp, 1), turn, half)  # the same streaks, twice as wide
         patch = self.texture(band(30.0, mpp, 6), rows, 5)
         collagen = self.up.linear(self.collagen, rows) + 0.22 * patch
         muscle = _step(self.up.linear(self.layout.muscle, rows), 0.6)
         tight = np.clip(np.maximum(collagen, muscle * 0.85), 0, 1.1)
-        cleft = _step(bundle + 0.25 * fibril - (2.2 * tight - 0.6), 0.45)
-        strand = np.exp(-(((bundle - 0.9 + 0.5 * coarse) / 0.22) ** 2)) + 0.6 * np.exp(-((fibril / 0.3) ** 2)) * (coarse > 0)
-        solid = 0.32 + 0.27 * tight + 0.11 * bundle + 0.10 * fibril + 0.03 * middle + 0.04 * fine
+        cleft = _step(bundle + 0.25 * fibril - (2.6 * tight - 0.6), 0.45)
+        strand = 1.3 * np.exp(-(((web + 0.3 * coarse) / 0.16) ** 2)) + 0.5 * np.exp(-((fibril / 0.3) ** 2)) * (coarse > 0.4)
+        solid = 0.32 + 0.27 * tight + 0.08 * bundle + 0.10 * fibril + 0.04 * middle + 0.04 * fine
         e = solid + cleft * (0.045 + 0.3 * strand - solid)
-        h = 0.008 + 0.02 * self.traits.basophilia * (1 + 0.6 * middle + 0.4 * fibril) * (1 - 0.6 * cleft)
+        h = 0.015 + (0.08 - 0.035 * tight + 0.02 * coarse) * self.traits.basophilia * (1 + 0.6 * middle + 0.3 * patch) * (1 - 0.5 * cleft)
         return np.maximum(h, 0), np.maximum(e, 0.01)
 
     def _nearest_cell(self, rows):
@@ -119,12 +124,12 @@ class _Painter:
         second, cell = first.copy(), np.zeros(first.shape, np.int32)
         for who in near:  # (rows, coarse columns)
             dx, dy = px - self.x[who][:, at], py - self.y[who][:, at]
-            far = dx * dx + dy * dy - (self.size[who] ** 2)[:, at]
+            far = dx * dx + dy * dy
             np.minimum(second, np.maximum(far, first), out=second)
             np.copyto(cell, who[:, at], where=far < first)
             np.minimum(first, far, out=first)
-        size = self.size[cell] ** 2
-        return np.sqrt(np.maximum(first + size, 0)) - np.sqrt(size), np.sqrt(np.maximum(second + size, 0)) - np.sqrt(size), cell
+        size = self.size[cell]
+        return np.sqrt(first) - size, np.sqrt(second) - size, cell
 
     def _cytoplasm(self, h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows):
         """Cell bodies: granular or emptied, parted by membranes; inside structures they fill everything up to the lumen."""
@@ -132,7 +137,7 @@ class _Painter:
         bare = self.texture(foam(2.6, self.mpp, 1), rows, 4)
         clear = self.clear[owner]
         grain = self.grain[cell]
-        grain = 1 + grain * (0.8 * fine + 0.6 * middle + 0.35 * coarse) - (1 - bare) * grain * 0.5
+        grain = 1 + grain * (0.3 * fine + 0.65 * middle + 0.35 * coarse) - (1 - bare) * grain * 0.7
         hole = _step(self.texture(band(2.6, self.mpp, 8), rows, 7) - 2.9 + self.traits.vacuoles, 1.0)
         grain = np.maximum(grain, 0.05) * (1 - 0.7 * hole)
         body_e = self.cyto_e[cell] * grain * (1 - clear * (0.97 - 0.55 * bare))
@@ -140,7 +145,7 @@ class _Painter:
         wall = np.exp(-(((second - first) / 0.9) ** 2))
         body_e = body_e + wall * self.border[cell] * (0.5 + 2.2 * clear) * np.maximum(clear, _step(coarse + 0.8, 1.0))
         brush = np.exp(-(((lumen + 0.6) / 0.8) ** 2)) * 0.12
-        own = inside + (1 - inside) * _step(self.reach[cell] - first, 1.0) * _step(-lumen, 1.0) * 0.8
+        own = inside + (1 - inside) * _step(self.reach[cell] - first + 0.8 * coarse, 2.5) * _step(-lumen, 1.0) * 0.75
         h = h + own * (body_h - h)
         e = e + own * (body_e + brush - e)
         e = e + np.exp(-((depth / 0.7) ** 2)) * (inside > 0) * 0.16
@@ -151,10 +156,10 @@ class _Painter:
 
     def _spaces(self, h, e, depth, lumen, owner, kind, fine, middle, coarse):
         """Lumens, alveoli, the fat in fat cells: glass, now and then with secretion."""
-        open_ = _step(lumen, 0.7)
+        open_ = _step(lumen, 1.0)
         mucin = self.mucin[owner]
-        secretion = mucin * _step(0.5 * lumen - 2 + 2.0 * coarse * (1 - mucin) + 4 * (mucin - 0.6), 1.6)
-        inside_e = 0.012 + secretion * (0.34 + 0.06 * middle + 0.05 * fine)
+        secretion = mucin * _step(0.4 * lumen - 2.5 + 1.8 * coarse + 3 * (mucin - 0.5), 4.0)
+        inside_e = 0.012 + secretion * (0.36 + 0.10 * coarse + 0.09 * middle + 0.05 * fine)
         inside_h = 0.008 + secretion * 0.05
         h, e = h + open_ * (inside_h - h), e + open_ * (inside_e - e)
         fat = kind == KINDS.index("fat")

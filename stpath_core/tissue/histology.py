@@ -31,26 +31,25 @@ def render(arch: Architecture, *, mpp: float = 0.5, stain: Stain | None = None, 
     h, e = paint_background(rng, arch, mpp=mpp, shape=(height, width))
     stamp_bodies(rng, arch, h, e, mpp=mpp)
     stamp_nuclei(rng, arch, h, e, mpp=mpp)
-    _focus(rng, (h, e), blur_um=stain.blur_um, mpp=mpp)
+    _focus(rng, (h, e), stain, mpp=mpp)
     return _expose(rng, h, e, stain, mpp=mpp)
 
 
-def _focus(rng: np.random.Generator, densities: tuple[np.ndarray, ...], *, blur_um: float, mpp: float) -> None:
-    """Blur in place, a little more in some places than in others."""
-    sigma = max(blur_um / mpp, 0.3)
+def _focus(rng: np.random.Generator, densities: tuple[np.ndarray, ...], stain: Stain, *, mpp: float) -> None:
+    """Optics in place: a point spread, then the scanner's sharpening, which loses against defocus in some places."""
     shape = densities[0].shape
-    soft = band(90.0, 2.0, int(rng.integers(8)))
-    share = window(soft, np.arange(shape[0]) * int(mpp * 100) // 200, np.arange(shape[1]) * int(mpp * 100) // 200)
-    share = np.clip(0.25 + 0.35 * share, 0, 1)
+    soft = band(90.0, 2.0, int(rng.integers(8)))  # one texel is 2 um
+    rows, columns = ((np.arange(n) * (mpp / 2)).astype(int) for n in shape)
+    defocus = np.clip(window(soft, rows, columns) * 0.45 - stain.sharpening, -1.5 * stain.sharpening, 0.9)
     for density in densities:
-        sharp = ndi.gaussian_filter(density, sigma, truncate=2.5)
-        blurred = ndi.gaussian_filter(sharp, sigma, truncate=2.5)
-        np.copyto(density, sharp + share * (blurred - sharp))
+        sharp = ndi.gaussian_filter(density, max(stain.blur_um / mpp, 0.25), truncate=2.5)
+        wide = ndi.gaussian_filter(sharp, max(0.45 / mpp, 0.3), truncate=2.5)
+        np.copyto(density, np.maximum(sharp + defocus * (wide - sharp), 0))
 
 
 def _expose(rng: np.random.Generator, h: np.ndarray, e: np.ndarray, stain: Stain, *, mpp: float) -> np.ndarray:
     """Beer-Lambert: intensity = white * 10^-(H h + E e), with sensor noise that the three colours share in part."""
-    grain = [band(0.01, mpp, 5 + k) for k in range(4)]
+    grain = [band(0.3, mpp, 5 + k) for k in range(4)]
     shift = rng.integers(0, TILE_PX, (4, 2))
     columns = np.arange(h.shape[1])
     image = np.empty((*h.shape, 3), np.uint8)

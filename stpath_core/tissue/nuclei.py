@@ -35,7 +35,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     area = p["area_um2"] * size * np.exp(p["area_sd"] * wild * z[0]) * cap
     aspect = 1.0 + (p["aspect"] - 1.0) * np.exp(2.2 * p["aspect_sd"] * z[1])
     table = pd.DataFrame({"long_um": np.sqrt(area * aspect / np.pi), "short_um": np.sqrt(area / aspect / np.pi)})
-    table["taper"] = (0.12 * (aspect - 1.3)).clip(0, 0.3) * rng.random(n)
+    table["taper"] = (0.09 * (aspect - 1.3)).clip(0, 0.22) * rng.random(n)
     table["bend"] = p["bend"] * z[2] * 1.2
     for m in WAVES:
         amplitude = p["wobble"] * wild * rng.rayleigh(1.5 / m, n)
@@ -48,7 +48,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     table["clump_um"] = p["clump_um"]
     table["nucleoli"] = rng.poisson(p["nucleoli"]).clip(0, 3)
     table["nucleolus_um"] = p["nucleolus_um"] * rng.uniform(0.75, 1.25, n)
-    table["blur_um"] = 0.12 + 0.8 * (1 - cap)
+    table["blur_um"] = 0.2 + 0.8 * (1 - cap)
     table["halo"] = rng.beta(0.5, 1.6, n)  # how far the cytoplasm has shrunk from the nucleus
     mitosis = (code == FINE_TYPES.index("carcinoma_cycling")) & (rng.random(n) < 0.3)
     table["mitosis"] = mitosis

@@ -69,10 +69,11 @@ _INVASIVE = {"carcinoma_invasive": 0.82, "carcinoma_cycling": 0.08} | _INTRUDERS
 _IN_SITU = {"carcinoma_in_situ": 0.88, "carcinoma_cycling": 0.06, "t_cd8": 0.03, "macrophage": 0.015}
 
 FAT = Structure(kind="fat", cells={"adipocyte": 1}, radius_um=31, radius_sd=0.13, spacing_um=52,
-                stretch=1.1, gap_um=1.6, wobble=0.04,
+                stretch=1.1, gap_um=1.6, height_um=0.6, wobble=0.04,
                 layer_um=-0.8)  # fmt: skip
 VESSEL = Structure(kind="vessel", cells={"endothelial": 0.65, "pericyte": 0.35}, radius_um=11, radius_sd=0.45,
                    spacing_um=105, stretch=1.5, height_um=3.2, layer_um=1.4, pitch_um=9, gap_um=5)  # fmt: skip
+CAPILLARY = replace(VESSEL, radius_um=5.5, radius_sd=0.25, spacing_um=52, stretch=2.2, height_um=1.2, layer_um=0.2, pitch_um=13)
 _NEST = Structure(kind="solid", cells=_INVASIVE, radius_um=26, spacing_um=54, stretch=1.6, wobble=0.16, gap_um=9,
                   filled=True, layer_um=5.0, pitch_um=9.8)  # fmt: skip
 _DUCT = Structure(kind="gland", cells={"luminal_epithelial": 0.95, "t_cd8": 0.03, "macrophage": 0.01}, radius_um=38,
@@ -150,7 +151,7 @@ ORGAN_PLANS: dict[str, Organ] = {
                 0.36, _TUBULE,
                 Structure(kind="glomerulus", cells={"endothelial": 4, "pericyte": 3, "tubule_epithelial": 3},
                           radius_um=78, radius_sd=0.08, spacing_um=300, stretch=1.1, wobble=0.04, gap_um=5, filled=True,
-                          layer_um=1.6, pitch_um=9.5),
+                          layer_um=1.6, pitch_um=7.4, clear=0.5),
                 stroma_pitch_um=15, collagen=0.35,
             ),
             "in_situ": _tumour(0.09, replace(_TUBULE, cells=_IN_SITU, radius_um=40, spacing_um=84, height_um=17, folds=0.4,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stpath_core.tissue.architecture import Architecture
-from stpath_core.tissue.fields import lattice, nearest, sample
+from stpath_core.tissue.fields import keep_apart, lattice, nearest, sample
 from stpath_core.tissue.nuclei import WAVES
 from stpath_core.tissue.structures import GRID_UM
 from stpath_core.tissue.texture import TILE_PX, band
@@ -55,7 +55,7 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     density = np.zeros(h.size, np.float32)
     cover = np.zeros(h.size, np.float32)
     slit = np.zeros(h.size, np.float32)
-    halo = p["halo"] * (0.25 + 0.75 * arch.traits.clefts)
+    halo = p["halo"] * (0.12 + 0.7 * arch.traits.clefts)
     swell = 1 + sum(p[f"wave{m}"] for m in WAVES)
     long = swell * p["long_um"] + 1.5
     short = swell * p["short_um"] + 0.6 * np.abs(p["bend"]) * p["long_um"] + 1.5
@@ -102,7 +102,7 @@ def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     density = density.reshape(h.shape)
     h += density
     e *= 1 - 0.85 * cover  # what a nucleus looks like inside is its own, not its surroundings'
-    e += 0.12 * cover + 0.2 * density
+    e += 0.18 * cover + 0.2 * density
 
 
 def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
@@ -113,7 +113,7 @@ def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     flat_h, flat_e = h.reshape(-1), e.reshape(-1)
     for i, pixel, u, v in _windows(bodies, p["long_um"] + p["soft_um"], p["short_um"] + p["soft_um"], mpp=mpp, shape=h.shape):
         radius = np.hypot(u / p["long_um"][i], v / p["short_um"][i])
-        inside_um = (1 - radius) * p["short_um"][i]
+        inside_um = (1 - radius) * np.hypot(u, v) / (radius + 1e-6)
         alpha = np.clip(0.5 + inside_um / p["soft_um"][i], 0, 1) * p["opacity"][i]
         rim = np.exp(-(((inside_um - 0.2) / 0.7) ** 2)) * p["rim"][i]
         flat_h[pixel] += alpha * (p["h"][i] - flat_h[pixel])
@@ -140,24 +140,25 @@ def _red_cells(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     filling = rng.choice([0.05, 0.5, 1.0], len(layout.structures))
     here = (layout.structures.kind.to_numpy()[owner] == "vessel") & (rng.random(len(x)) < filling[owner])
     here &= sample(layout.lumen, x, y, grid_um=GRID_UM) > 1.0
-    n = int(here.sum())
-    long = rng.uniform(2.4, 3.2, n)
-    return pd.DataFrame({
-        "x_um": x[here], "y_um": y[here], "angle": rng.uniform(0, 3.1, n), "long_um": long,
-        "short_um": long * rng.uniform(0.65, 1.0, n), "h": -0.1, "e": rng.uniform(0.6, 0.85, n), "rim": 0.08,
+    x, y = x[here], y[here]
+    long = rng.uniform(2.4, 3.2, len(x))
+    cells = pd.DataFrame({
+        "x_um": x, "y_um": y, "angle": rng.uniform(0, 3.1, len(x)), "long_um": long,
+        "short_um": long * rng.uniform(0.65, 1.0, len(x)), "h": -0.3, "e": rng.uniform(0.7, 0.95, len(x)), "rim": 0.08,
         "opacity": 0.95, "soft_um": 1.2,
     })  # fmt: skip
+    return cells[keep_apart(np.stack([x, y], 1), 1.9 * long, rng.random(len(x)))]
 
 
 def _ghosts(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     """Smudges that no one would outline: nuclei above or below the focal plane, in no mask."""
-    cells = arch.cells.iloc[rng.choice(len(arch.cells), len(arch.cells) // 9, replace=False)]
+    cells = arch.cells.iloc[rng.choice(len(arch.cells), len(arch.cells) // 6, replace=False)]
     n, away, turn = len(cells), rng.uniform(7, 10, len(cells)), rng.uniform(0, 2 * np.pi, len(cells))
     x, y = cells.x_um.to_numpy() + away * np.cos(turn), cells.y_um.to_numpy() + away * np.sin(turn)
     tissue = sample(arch.layout.lumen, x, y, grid_um=GRID_UM) < -3
     ghosts = pd.DataFrame({
         "x_um": x, "y_um": y, "angle": turn, "long_um": 0.9 * cells.long_um.to_numpy(),
-        "short_um": 0.9 * cells.short_um.to_numpy(), "h": rng.uniform(0.2, 0.45, n), "e": 0.35, "rim": 0.0,
+        "short_um": 0.9 * cells.short_um.to_numpy(), "h": rng.uniform(0.35, 0.75, n), "e": 0.35, "rim": 0.0,
         "opacity": rng.uniform(0.3, 0.8, n), "soft_um": rng.uniform(2.0, 3.5, n),
     })  # fmt: skip
     return ghosts[tissue]

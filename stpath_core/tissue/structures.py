@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from stpath_core.tissue.cell_types import REGIONS
 from stpath_core.tissue.fields import keep_apart, lattice, nearest, smooth_noise
-from stpath_core.tissue.organs import VESSEL, Organ, Structure
+from stpath_core.tissue.organs import CAPILLARY, VESSEL, Organ, Structure
 
 GRID_UM = 2.0
 KINDS = ("gland", "solid", "alveolus", "fat", "vessel", "glomerulus")
@@ -75,7 +75,7 @@ def _strew(rng: np.random.Generator, plan: Organ, territory: np.ndarray, size_um
     """Seeds of all structures, each inside its own territory; large ones first, small ones where room is left."""
     tables = []
     for region, compartment in plan.compartments.items():
-        vessels = () if region in ("gland", "adipose") else (VESSEL,)
+        vessels = () if region == "adipose" else (CAPILLARY,) if region == "gland" else (VESSEL, CAPILLARY)
         for recipe in (*compartment.structures, *vessels):
             xy = lattice(rng, size_um, pitch_um=recipe.spacing_um, jitter=0.13, pad_um=_PAD_UM)
             xy = xy[nearest(territory, *xy.T, grid_um=GRID_UM) == REGIONS.index(region)]
@@ -151,7 +151,8 @@ def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray
     lumen /= np.clip(np.hypot(*np.gradient(lumen)) / GRID_UM, 1, 3)
     hole = 6.0 * (smooth_noise(rng, shape, scale_px=20 / GRID_UM) - (1.65 - 4 * trait["holes"]))
     lumen = np.where(trait["holes"] > 0, np.minimum(depth - 11, hole), lumen)
-    lumen = np.where(kind == KINDS.index("alveolus"), depth - trait["height_um"], lumen)
+    thin = np.isin(kind, [KINDS.index("alveolus"), KINDS.index("fat")])
+    lumen = np.where(thin, depth - trait["height_um"], lumen)
     capsule = np.minimum(depth - 3.5, 10.5 + 1.5 * ripple - depth)
     lumen = np.where(kind == KINDS.index("glomerulus"), capsule, lumen).astype(np.float32)
     folded = (kind == KINDS.index("gland")) & (lumen < 0)
@@ -164,7 +165,8 @@ def _fibre(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
     They follow the level lines of a stream function, which turns from distance to a smooth noise.
     """
     diagonal = int(np.ceil(np.hypot(*depth.shape))) + 2
-    sweep = 90 * smooth_noise(rng, (diagonal, diagonal), scale_px=(85 / GRID_UM, 400 / GRID_UM))
+    sweep = 60 * smooth_noise(rng, (diagonal, diagonal), scale_px=(85 / GRID_UM, 300 / GRID_UM))
+    sweep += 0.7 * GRID_UM * np.arange(diagonal, dtype=np.float32)[:, None]
     sweep = ndi.rotate(sweep, rng.uniform(0, 180), reshape=False, order=1, mode="reflect")
     top, left = ((diagonal - n) // 2 for n in depth.shape)
     sweep = sweep[top : top + depth.shape[0], left : left + depth.shape[1]]
