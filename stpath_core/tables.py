@@ -66,6 +66,7 @@ def enrichment(table: AnnData, *, reach_um: float = 40.0, draws: int = 200, seed
     if keys.LABEL not in table.obs:
         message = "the table has no obs['label']; type the nuclei first, or use a checkpoint with a type head"
         raise InputError(message)
+    table.obs[keys.LABEL] = table.obs[keys.LABEL].cat.remove_unused_categories()
     names = list(table.obs[keys.LABEL].cat.categories)
     if len(table) < 4 or len(names) < 2:
         return pd.DataFrame(np.nan, index=SUPER_CLASSES, columns=SUPER_CLASSES)
@@ -74,6 +75,7 @@ def enrichment(table: AnnData, *, reach_um: float = 40.0, draws: int = 200, seed
         squidpy().gr.nhood_enrichment(
             table, cluster_key=keys.LABEL, n_perms=draws, seed=seed, n_jobs=1, show_progress_bar=False
         )
+    table.uns["spatial_neighbors"]["params"]["radius"] = [0.0, reach_um]  # h5ad and zarr know no tuples
     scores = table.uns[f"{keys.LABEL}_nhood_enrichment"]["zscore"]
     return pd.DataFrame(scores, index=names, columns=names).reindex(index=SUPER_CLASSES, columns=SUPER_CLASSES)
 

@@ -126,6 +126,8 @@ def test_gallery_has_a_row_per_class_and_outlines_the_chosen_nucleus(tissue):
     assert sheet.shape == (4 * 24, 2 * 24, 3)
     outline = (np.array(to_rgb(plot.COLOURS["neoplastic"])) * 255).astype(np.uint8)
     assert (sheet[24:48, :24] == outline).all(-1).sum() == 4 * 16
+    some = plot.gallery(image, 0.5, instances=ids, types=types, classes=("neoplastic", "unknown"))
+    assert [t.get_text() for t in some.get_yticklabels()] == ["neoplastic"]
     best = plot.gallery(image, 0.5, instances=ids, types=types, n_each=1, score=np.arange(8), width_um=12)
     assert best.images[0].get_array().shape[1] == 24
 

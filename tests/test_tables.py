@@ -43,9 +43,10 @@ def test_table_keeps_ids_positions_and_colours():
     assert other.obs[keys.LABEL].iloc[1] == table.obs[keys.LABEL].iloc[2]
 
 
-def test_enrichment_finds_stripes_and_not_shuffled_ones():
-    section = planted(stripes())
-    found = tables.enrichment(tables.nuclei_table(section), reach_um=12, draws=100)
+def test_enrichment_finds_stripes_and_not_shuffled_ones(tmp_path):
+    table = tables.nuclei_table(planted(stripes()))
+    found = tables.enrichment(table, reach_um=12, draws=100)
+    table.write_h5ad(tmp_path / "t.h5ad")  # what squidpy left in it can be stored
     assert list(found.index) == list(found.columns) == list(SUPER_CLASSES)
     assert found.loc["epithelial", "epithelial"] > 5
     assert found.loc["epithelial", "connective"] < -3

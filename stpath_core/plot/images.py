@@ -154,11 +154,12 @@ def contact_sheet(
 
 def gallery(
     image: np.ndarray, mpp: float, *, instances: np.ndarray, types: Sequence[int] | Sequence[str],
-    score: np.ndarray | None = None, n_each: int = 10, width_um: float = 18.0, seed: int = 0, ax: Axes | None = None,
+    score: np.ndarray | None = None, classes: Sequence[str] = tuple(COLOURS),
+    n_each: int = 10, width_um: float = 18.0, seed: int = 0, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """One row of nuclei per class, each in the middle of its own window: drawn at random, or by falling `score`.
 
-    instances : (H, W) ids 1..n; types : class index or name of each, (n,); score : (n,).
+    instances : (H, W) ids 1..n; types : class index or name of each, (n,); score : (n,); classes : rows, if present.
     """
     from stpath_core.metrics import centroids_um
 
@@ -167,7 +168,7 @@ def gallery(
     rank = np.random.default_rng(seed).random(len(names)) if score is None else -np.asarray(score)
     edge = ((centres < half) | (centres > np.array(instances.shape[::-1]) - half)).any(1)
     rank = np.where(edge, np.inf, rank)  # windows cut by the image's edge come last
-    classes = [c for c in COLOURS if c in names]
+    classes = [c for c in classes if c in names]
     picked = [np.flatnonzero(names == c)[np.argsort(rank[names == c])][:n_each] for c in classes]
     sheet = np.full((len(classes), 2 * half, n_each, 2 * half, 3), 255, np.uint8)
     pad = ((half, half), (half, half))

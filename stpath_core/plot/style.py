@@ -58,6 +58,7 @@ def legend(ax: Axes, names: Sequence[str]) -> Axes:
     """Colours of the classes among `names`, under the Axes."""
     present = [c for c in COLOURS if c in set(names)]
     handles = [Patch(facecolor=COLOURS[c], edgecolor="black", linewidth=0.4, label=c) for c in present]
-    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=5, frameon=False, fontsize=8,
+    columns = max(1, int(ax.get_window_extent().width / ax.figure.dpi / 0.95))  # names are some 0.9 inches wide
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=columns, frameon=False, fontsize=8,
               handlelength=1, columnspacing=1.2)  # fmt: skip
     return ax
