@@ -24,7 +24,7 @@ from stpath_core.tissue.effects import Effects
 if TYPE_CHECKING:
     from stpath_core.tissue.architecture import Architecture
 
-MEDIAN_COUNTS = 56  # per cell on the panel; with what leaks in the assay then counts 64, as a real MERFISH section
+MEDIAN_COUNTS = 62  # per cell on the panel; with what leaks in the assay then counts 64, as a real MERFISH section
 
 # molecules per cell relative to a fibroblast: big and cycling cells hold more, granulocytes and fat little
 _CONTENT = {
