@@ -23,7 +23,7 @@ from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.histology import instance_mask, render
 
 SOURCES = {
-    "monuseg": "13 tiles of 250 x 250 um, 0.25 um/px, TCGA, Kumar et al. 2017 (CC BY-NC-SA 4.0); figures only, no pixels",
+    "monuseg": "13 tiles of 250 x 250 um, 0.25 um/px, TCGA, Kumar et al. 2017 (CC BY-NC-SA 4.0); figures only",
     "nucls": "15 breast tiles of 256 px, Amgad et al. 2022 (CC0); scale not stated: optical densities only",
 }
 
@@ -70,7 +70,7 @@ def main() -> int:
     nucls = spread([measure_tile(*tile, mpp=0.25) for tile in real["nucls"]])
     card["nucls"] = {name: value for name, value in nucls.items() if name.startswith(("hematoxylin", "eosin"))}
     card["virtual"] = spread([measure_tile(*tile, mpp=0.25) for tile in virtual])
-    card["stain_vectors"] = {"monuseg": stains(real["monuseg"]), "nucls": stains(real["nucls"]), "virtual": stains(virtual)}
+    card["stain_vectors"] = {name: stains(tiles) for name, tiles in (real | {"virtual": virtual}).items()}
     for name, seen in card["monuseg"].items():
         ours = card["virtual"][name]
         mark = " " if seen["min"] <= ours["median"] <= seen["max"] else "!"

@@ -133,10 +133,14 @@ def test_sections_of_any_size_and_shape():
         assert len(arch.cells) > 50
 
 
-@pytest.mark.parametrize(("organ", "size", "hint"), [("liver", (300, 300), "choose one of"), ("lung", (30, 300), "too small")])
-def test_what_cannot_be_grown_is_refused(organ, size, hint):
+@pytest.mark.parametrize(
+    ("organ", "size", "mixture", "hint"),
+    [("liver", (300, 300), None, "choose one of"), ("lung", (30, 300), None, "too small"),
+     ("lung", (300, 300), {"adipose": 0.2}, "mixture names")],
+)  # fmt: skip
+def test_what_cannot_be_grown_is_refused(organ, size, mixture, hint):
     with pytest.raises(InputError, match=hint):
-        grow(organ, size_um=size, seed=0)
+        grow(organ, size_um=size, seed=0, mixture=mixture)
 
 
 def test_noise_has_unit_spread_and_the_scale_asked_for():

@@ -33,7 +33,8 @@ def nuclear_table(organ: str, patient: int) -> pd.DataFrame:
     hematoxylin, eosin = stain_densities(image)
     table["log_area"] = np.log(table.area)
     table["log_aspect"] = np.log(table.major_axis_length / table.minor_axis_length.clip(1))
-    table["hematoxylin"], table["mottling"] = ndi.mean(hematoxylin, mask, ids), ndi.standard_deviation(hematoxylin, mask, ids)
+    table["hematoxylin"] = ndi.mean(hematoxylin, mask, ids)
+    table["mottling"] = ndi.standard_deviation(hematoxylin, mask, ids)
     table["grain"] = ndi.standard_deviation(hematoxylin - ndi.gaussian_filter(hematoxylin, 1.5), mask, ids)
     table["eosin"], table["eosin_spread"] = ndi.mean(eosin, mask, ids), ndi.standard_deviation(eosin, mask, ids)
     table["relative"] = table.hematoxylin / table.hematoxylin.median()  # sections are stained to different depths

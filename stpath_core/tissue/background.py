@@ -1,29 +1,49 @@
-"""Everything between the nuclei: fibres and clefts of the stroma, cytoplasm and cell borders, lumens, fat, vessel walls."""
+"""All that is not nucleus: fibres and clefts of the stroma, cell bodies and their borders, lumens, fat, vessel walls.
+
+Painted strip by strip, so that every array stays in the cache. Structure comes from the layout's grids, grain from
+repeated tiles of texture; amounts are shares of the stains' strengths.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 
 from stpath_core.tissue.architecture import Architecture
-from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, REGIONS
+from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, REGIONS, Cytoplasm
 from stpath_core.tissue.structures import GRID_UM, KINDS
 from stpath_core.tissue.texture import DIRECTIONS, STRIP_PX, TILE_PX, Upsampler, band, fibres, foam, streaks, window
 
-_COARSE_UM = 4.0
-_NEAR = 4  # cells that may own a pixel
-_CYTO = {name: np.array([getattr(CELL_TYPES[t].cytoplasm, name) for t in FINE_TYPES], np.float32)
-         for name in CELL_TYPES["caf"].cytoplasm.__dataclass_fields__}  # fmt: skip
+_COARSE_UM = 4.0  # grid on which the cells that may own a pixel are listed
+_NEAR = 4  # how many
+_ECCENTRIC = [FINE_TYPES.index(name) for name in ("plasma", "macrophage")]
+_CYTOPLASM = {name: np.array([getattr(CELL_TYPES[t].cytoplasm, name) for t in FINE_TYPES], np.float32)
+              for name in Cytoplasm.__dataclass_fields__}  # fmt: skip
+
+
+class _Strip(NamedTuple):
+    """What is known about the pixels of some rows; arrays are (rows, W)."""
+
+    rows: np.ndarray
+    depth: np.ndarray  # um inside the nearest structure
+    lumen: np.ndarray  # um inside a lumen
+    owner: np.ndarray  # nearest structure
+    kind: np.ndarray  # its kind
+    fine: np.ndarray  # texture of 0.5 um
+    middle: np.ndarray  # of 1.5 um
+    coarse: np.ndarray  # of 5 um
 
 
 def paint_background(rng: np.random.Generator, arch: Architecture, *, mpp: float, shape: tuple[int, int]) -> tuple:
-    """(H, W) float32 hematoxylin and eosin densities of all that is not nucleus."""
+    """(H, W) float32 hematoxylin and eosin densities of everything but the nuclei."""
     h, e = np.empty(shape, np.float32), np.empty(shape, np.float32)
     painter = _Painter(rng, arch, mpp=mpp, width_px=shape[1])
     for top in range(0, shape[0], STRIP_PX):
         rows = np.arange(top, min(top + STRIP_PX, shape[0]))
-        h[rows], e[rows] = painter.strip(rows)
+        h[rows], e[rows] = painter.paint(rows)
     return h, e
 
 
@@ -32,89 +52,87 @@ def _step(value: np.ndarray, width: float) -> np.ndarray:
     return np.clip(0.5 + value / width, 0, 1)
 
 
+def _ridge(value: np.ndarray, width: float) -> np.ndarray:
+    """1 where `value` is zero, falling to 0 within about two widths."""
+    return np.exp(-((value / width) ** 2))
+
+
 class _Painter:
     def __init__(self, rng: np.random.Generator, arch: Architecture, *, mpp: float, width_px: int):
-        self.mpp, self.layout, self.traits = mpp, arch.layout, arch.traits
+        layout, table = arch.layout, arch.layout.structures
+        self.mpp, self.layout, self.traits = mpp, layout, arch.traits
         self.columns = np.arange(width_px)
         self.up = Upsampler(arch.region.shape, grid_um=GRID_UM, mpp=mpp, width_px=width_px)
-        self.shift = rng.integers(0, 512, (16, 2))
-        table = arch.layout.structures
+        self.shift = rng.integers(0, TILE_PX, (16, 2))
         self.kind = table.kind.map(KINDS.index).to_numpy(np.uint8)
-        self.ragged = np.array([k in ("gland", "solid") for k in KINDS], np.float32) * 0.8 + 0.2
+        self.epithelial = np.array([k in ("gland", "solid", "glomerulus") for k in KINDS], np.float32)
+        self.ragged = np.array([1.0 if k in ("gland", "solid") else 0.2 for k in KINDS], np.float32)
         self.clear = table.clear.to_numpy(np.float32)
         self.mucin = (table.mucin.to_numpy() * rng.uniform(0, 1.6, len(table))).clip(0, 1).astype(np.float32)
         self.tumour = table.region.isin(["invasive", "in_situ"]).to_numpy(np.float32)
-        plan = arch.traits.plan
-        collagen = np.array([getattr(plan.compartments.get(r), "collagen", 0.5) for r in REGIONS], np.float32)
-        self.collagen = ndi.uniform_filter(collagen[arch.layout.territory], 17) * np.float32(arch.traits.collagen)
-        self.cos, self.sin = np.cos(2 * arch.layout.fibre), np.sin(2 * arch.layout.fibre)
-        self._cells(rng, arch)
+        own = [getattr(arch.traits.plan.compartments.get(region), "collagen", 0.5) for region in REGIONS]
+        collagen = np.array(own, np.float32)[layout.territory] * np.float32(arch.traits.collagen)
+        self.collagen = ndi.uniform_filter(collagen, 17)
+        self.cos, self.sin = np.cos(2 * layout.fibre), np.sin(2 * layout.fibre)
+        self._list_cells(rng, arch)
 
-    def _cells(self, rng: np.random.Generator, arch: Architecture) -> None:
+    def _list_cells(self, rng: np.random.Generator, arch: Architecture) -> None:
         """Centres of the cell bodies and, per coarse grid cell, the few that may own its pixels."""
-        cells = arch.cells
-        code = cells.cell_type.cat.codes.to_numpy()
-        off = np.where(np.isin(code, [FINE_TYPES.index("plasma"), FINE_TYPES.index("macrophage")]), 2.0, 0.3)
+        cells, code = arch.cells, arch.cells.cell_type.cat.codes.to_numpy()
         turn = rng.uniform(0, 2 * np.pi, len(cells))
-        centre = cells[["x_um", "y_um"]].to_numpy() + off[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
+        away = np.where(np.isin(code, _ECCENTRIC), 2.0, 0.3)
+        centre = cells[["x_um", "y_um"]].to_numpy() + away[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
         self.x, self.y = centre.astype(np.float32).T
         self.size = np.sqrt(cells.long_um * cells.short_um).to_numpy(np.float32)
         vary = np.exp(rng.normal(0, 0.15, (2, len(cells)))).astype(np.float32)
-        self.cyto_e = _CYTO["eosin"][code] * vary[0]
-        self.cyto_h = _CYTO["hematoxylin"][code] * vary[1] * arch.traits.basophilia
-        self.reach, self.grain, self.border = (_CYTO[k][code] for k in ("radius_um", "grain", "border"))
-        width, height = arch.size_um
-        gx, gy = np.meshgrid(np.arange(0, width, _COARSE_UM) + _COARSE_UM / 2, np.arange(0, height, _COARSE_UM) + _COARSE_UM / 2)
+        self.cell_e = _CYTOPLASM["eosin"][code] * vary[0]
+        self.cell_h = _CYTOPLASM["hematoxylin"][code] * vary[1] * arch.traits.basophilia
+        self.reach, self.grain, self.border = (_CYTOPLASM[name][code] for name in ("radius_um", "grain", "border"))
+        gx, gy = np.meshgrid(*(np.arange(0, s, _COARSE_UM) + _COARSE_UM / 2 for s in arch.size_um))
         near = cKDTree(centre).query(np.stack([gx, gy], -1), k=min(_NEAR, len(cells)))[1].reshape(*gx.shape, -1)
         self.near = np.moveaxis(near, -1, 0).astype(np.int32)  # (4, coarse rows, coarse columns)
 
-    def texture(self, tile: np.ndarray, rows: np.ndarray, number: int) -> np.ndarray:
+    def _texture(self, tile: np.ndarray, rows: np.ndarray, number: int) -> np.ndarray:
         return window(tile, rows, self.columns, shift=self.shift[number])
 
-    def strip(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        layout, mpp = self.layout, self.mpp
-        depth = self.up.linear(layout.depth, rows)
-        lumen = self.up.linear(layout.lumen, rows)
-        owner = self.up.nearest(layout.structure, rows)
+    def paint(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, W) hematoxylin and eosin: stroma first, then cell bodies, then what is empty."""
+        owner = self.up.nearest(self.layout.structure, rows)
         kind = self.kind[owner]
-        fine = self.texture(band(0.5, mpp, 2), rows, 0)
-        middle = self.texture(band(1.5, mpp, 7), rows, 6)
-        coarse = self.texture(band(5.0, mpp, 3), rows, 1)
-        ragged = self.ragged[kind] * (0.7 * coarse + 0.25 * middle)
-        depth, lumen = depth + 0.4 * ragged, lumen + ragged
-        h, e = self._stroma(rows, fine, middle, coarse)
-        first, second, cell = self._nearest_cell(rows)
-        h, e = self._cytoplasm(h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows)
-        patch = self.texture(band(40.0, mpp, 9), rows, 8)
-        tone = np.maximum(0.96 + 0.06 * patch + 0.03 * coarse, 0.3) ** 2  # no section is evenly stained
-        return self._spaces(h * tone, e * tone, depth, lumen, owner, kind, fine, middle, coarse)
+        fine, middle, coarse = (self._texture(band(um, self.mpp, k), rows, k) for k, um in enumerate((0.5, 1.5, 5.0)))
+        frayed = self.ragged[kind] * (0.7 * coarse + 0.25 * middle)  # no wall is smooth
+        depth = self.up.linear(self.layout.depth, rows) + 0.4 * frayed
+        lumen = self.up.linear(self.layout.lumen, rows) + frayed
+        s = _Strip(rows, depth, lumen, owner, kind, fine, middle, coarse)
+        h, e = self._stroma(s)
+        h, e = self._cell_bodies(h, e, s)
+        uneven = 0.96 + 0.06 * self._texture(band(40.0, self.mpp, 9), rows, 8) + 0.03 * coarse
+        uneven = np.maximum(uneven, 0.3) ** 2
+        return self._spaces(h * uneven, e * uneven, s)
 
-    def _stroma(self, rows, fine, middle, coarse):
+    def _stroma(self, s: _Strip) -> tuple[np.ndarray, np.ndarray]:
         """Collagen along the fibre direction: dense bundles with lens-shaped clefts, or loose strands on glass."""
-        mpp = self.mpp
-        wave = [self.texture(band(24.0, mpp, k), rows, 2 + k) for k in (0, 1)]
-        column = (self.columns + self.shift[4, 0] + (2.6 / mpp) * wave[0]).astype(np.int32) % TILE_PX
-        row = (rows[:, None] + self.shift[4, 1] + (2.6 / mpp) * wave[1]).astype(np.int32) % TILE_PX
-        pixel = row * TILE_PX + column
+        rows, mpp, blue = s.rows, self.mpp, self.traits.basophilia
+        wave = [self._texture(band(24.0, mpp, k), rows, 3 + k) for k in (0, 1)]
+        column = (self.columns + self.shift[5, 0] + (2.6 / mpp) * wave[0]).astype(np.int32) % TILE_PX
+        row = (rows[:, None] + self.shift[5, 1] + (2.6 / mpp) * wave[1]).astype(np.int32) % TILE_PX
         turn = np.arctan2(self.up.linear(self.sin, rows), self.up.linear(self.cos, rows))
         turn = (turn * (0.5 * DIRECTIONS / np.pi)) % DIRECTIONS
-        bundle = streaks(fibres(3.0, 26.0, mpp, 1), turn, pixel)
-        fibril = streaks(fibres(0.9, 16.0, mpp, 2), turn, pixel)
-        half = ((row >> 1) * TILE_PX + (column >> 1)) ^ (TILE_PX // 2)
-        web = streaks(fibres(3.0, 26.0, mpp, 1), turn, half)  # the same streaks, twice as wide
-        patch = self.texture(band(30.0, mpp, 6), rows, 5)
-        collagen = self.up.linear(self.collagen, rows) + 0.22 * patch
-        muscle = _step(self.up.linear(self.layout.muscle, rows), 0.6)
-        tight = np.clip(np.maximum(collagen, muscle * 0.85), 0, 1.1)
-        cleft = _step(bundle + 0.25 * fibril - (2.6 * tight - 0.6), 0.45)
-        strand = 1.3 * np.exp(-(((web + 0.3 * coarse) / 0.16) ** 2)) + 0.5 * np.exp(-((fibril / 0.3) ** 2)) * (coarse > 0.4)
-        solid = 0.32 + 0.27 * tight + 0.08 * bundle + 0.10 * fibril + 0.04 * middle + 0.04 * fine
-        e = solid + cleft * (0.045 + 0.3 * strand - solid)
-        h = 0.015 + (0.08 - 0.035 * tight + 0.02 * coarse) * self.traits.basophilia * (1 + 0.6 * middle + 0.3 * patch) * (1 - 0.5 * cleft)
-        return np.maximum(h, 0), np.maximum(e, 0.01)
+        bundle = streaks(fibres(3.0, 26.0, mpp, 1), turn, row * TILE_PX + column)
+        fibril = streaks(fibres(0.9, 16.0, mpp, 2), turn, row * TILE_PX + column)
+        web = streaks(fibres(3.0, 26.0, mpp, 1), turn, (row >> 1) * TILE_PX + (column >> 1))  # bundles twice as wide
+        patch = self._texture(band(30.0, mpp, 6), rows, 6)
+        muscle = 0.85 * _step(self.up.linear(self.layout.muscle, rows), 0.6)
+        tight = np.clip(np.maximum(self.up.linear(self.collagen, rows) + 0.22 * patch, muscle), 0, 1.1)
+        cleft = _step(bundle + 0.25 * fibril - 2.6 * tight + 0.6, 0.45)
+        strand = 0.39 * _ridge(web + 0.3 * s.coarse, 0.16) + 0.15 * _ridge(fibril, 0.3) * (s.coarse > 0.4)
+        solid = 0.32 + 0.27 * tight + 0.08 * bundle + 0.10 * fibril + 0.04 * (s.middle + s.fine)
+        e = solid + cleft * (0.045 + strand - solid)
+        h = blue * (0.08 - 0.035 * tight + 0.02 * s.coarse) * (1 + 0.6 * s.middle + 0.3 * patch) * (1 - 0.5 * cleft)
+        return np.maximum(h + 0.015, 0), np.maximum(e, 0.01)
 
-    def _nearest_cell(self, rows):
-        """Distance (um) from the rims of the nearest and the second nearest nucleus, and which cell is nearest."""
+    def _nearest_cell(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distance (um) to the nearest nucleus' rim, the same for the next nearest, and which cell is nearest."""
         scale = self.mpp / _COARSE_UM
         near = self.near[:, ((rows + 0.5) * scale).astype(int).clip(0, self.near.shape[1] - 1)]
         at = ((self.columns + 0.5) * scale).astype(int).clip(0, near.shape[2] - 1)
@@ -131,39 +149,37 @@ class _Painter:
         size = self.size[cell]
         return np.sqrt(first) - size, np.sqrt(second) - size, cell
 
-    def _cytoplasm(self, h, e, depth, lumen, owner, kind, first, second, cell, fine, middle, coarse, rows):
-        """Cell bodies: granular or emptied, parted by membranes; inside structures they fill everything up to the lumen."""
-        inside = _step(depth, 1.0) * np.isin(kind, [KINDS.index(k) for k in ("gland", "solid", "glomerulus")])
-        bare = self.texture(foam(2.6, self.mpp, 1), rows, 4)
-        clear = self.clear[owner]
-        grain = self.grain[cell]
-        grain = 1 + grain * (0.3 * fine + 0.65 * middle + 0.35 * coarse) - (1 - bare) * grain * 0.7
-        hole = _step(self.texture(band(2.6, self.mpp, 8), rows, 7) - 2.9 + self.traits.vacuoles, 1.0)
-        grain = np.maximum(grain, 0.05) * (1 - 0.7 * hole)
-        body_e = self.cyto_e[cell] * grain * (1 - clear * (0.97 - 0.55 * bare))
-        body_h = self.cyto_h[cell] * grain * (1 - clear * (0.9 - 0.4 * bare))
-        wall = np.exp(-(((second - first) / 0.9) ** 2))
-        body_e = body_e + wall * self.border[cell] * (0.5 + 2.2 * clear) * np.maximum(clear, _step(coarse + 0.8, 1.0))
-        brush = np.exp(-(((lumen + 0.6) / 0.8) ** 2)) * 0.12
-        own = inside + (1 - inside) * _step(self.reach[cell] - first + 0.8 * coarse, 2.5) * _step(-lumen, 1.0) * 0.75
-        h = h + own * (body_h - h)
-        e = e + own * (body_e + brush - e)
-        e = e + np.exp(-((depth / 0.7) ** 2)) * (inside > 0) * 0.16
-        shrunk = _step(coarse + 2.5 * self.traits.clefts - 1.6, 0.8) * self.tumour[owner]
-        e = e * (1 - 0.9 * self.traits.clefts * self.tumour[owner] * inside * np.exp(-(((second - first) / 0.6) ** 2)) * _step(coarse + 0.5, 0.8))
-        halo = np.exp(-(((depth + 1.6 + 0.7 * coarse) / (0.8 + 0.5 * self.traits.clefts)) ** 2)) * shrunk
-        return h, e * (1 - 0.92 * halo)
+    def _cell_bodies(self, h: np.ndarray, e: np.ndarray, s: _Strip) -> tuple[np.ndarray, np.ndarray]:
+        """Cytoplasm, granular or emptied, parted by membranes; inside structures it reaches up to the lumen."""
+        first, second, cell = self._nearest_cell(s.rows)
+        inside = self.epithelial[s.kind] * _step(s.depth, 1.0)
+        lone = _step(self.reach[cell] - first + 0.8 * s.coarse, 2.5) * _step(-s.lumen, 1.0)
+        own = inside + 0.75 * (1 - inside) * lone
+        clear, tumour = self.clear[s.owner], self.tumour[s.owner] * np.float32(self.traits.clefts)
+        mesh = self._texture(foam(2.6, self.mpp, 1), s.rows, 7)
+        mottle = 0.3 * s.fine + 0.65 * s.middle + 0.35 * s.coarse - 0.7 * (1 - mesh)
+        hole = _step(self._texture(band(2.6, self.mpp, 8), s.rows, 9) - 2.9 + self.traits.vacuoles, 1.0)
+        body = np.maximum(1 + self.grain[cell] * mottle, 0.05) * (1 - 0.7 * hole)
+        gap = second - first
+        membrane = _ridge(gap, 0.9) * self.border[cell] * (0.5 + 2.2 * clear)
+        membrane = membrane * np.maximum(clear, _step(s.coarse + 0.8, 1.0))
+        brush = 0.12 * _ridge(s.lumen + 0.6, 0.8)  # the surface towards a lumen is darker
+        h = h + own * (self.cell_h[cell] * body * (1 - clear * (0.9 - 0.4 * mesh)) - h)
+        e = e + own * (self.cell_e[cell] * body * (1 - clear * (0.97 - 0.55 * mesh)) + membrane + brush - e)
+        e = e + 0.16 * _ridge(s.depth, 0.7) * (inside > 0)  # basement membrane
+        apart = tumour * inside * _ridge(gap, 0.6) * _step(s.coarse + 0.5, 0.8)  # cells shrink from each other
+        shrunk = (tumour > 0) * _step(s.coarse + 2.5 * self.traits.clefts - 1.6, 0.8)  # and nests from their stroma
+        halo = shrunk * _ridge(s.depth + 1.6 + 0.7 * s.coarse, 0.8 + 0.5 * self.traits.clefts)
+        return h, e * (1 - 0.9 * apart) * (1 - 0.92 * halo)
 
-    def _spaces(self, h, e, depth, lumen, owner, kind, fine, middle, coarse):
+    def _spaces(self, h: np.ndarray, e: np.ndarray, s: _Strip) -> tuple[np.ndarray, np.ndarray]:
         """Lumens, alveoli, the fat in fat cells: glass, now and then with secretion."""
-        open_ = _step(lumen, 1.0)
-        mucin = self.mucin[owner]
-        secretion = mucin * _step(0.4 * lumen - 2.5 + 1.8 * coarse + 3 * (mucin - 0.5), 4.0)
-        inside_e = 0.012 + secretion * (0.36 + 0.10 * coarse + 0.09 * middle + 0.05 * fine)
-        inside_h = 0.008 + secretion * 0.05
-        h, e = h + open_ * (inside_h - h), e + open_ * (inside_e - e)
-        fat = kind == KINDS.index("fat")
-        rim = fat * np.exp(-((depth / 0.55) ** 2))
-        empty = fat * _step(depth - 0.6, 0.6)
+        mucin = self.mucin[s.owner]
+        secretion = mucin * _step(0.4 * s.lumen - 4.0 + 1.8 * s.coarse + 3 * mucin, 4.0)
+        content = 0.012 + secretion * (0.36 + 0.10 * s.coarse + 0.09 * s.middle + 0.05 * s.fine)
+        hollow = _step(s.lumen, 1.0)
+        h, e = h + hollow * (0.008 + 0.05 * secretion - h), e + hollow * (content - e)
+        fat = s.kind == KINDS.index("fat")
+        rim, empty = fat * _ridge(s.depth, 0.55), fat * _step(s.depth - 0.6, 0.6)
         e = e + rim * (0.42 - e)
-        return h + empty * (0.005 - h), e + empty * (0.01 - e)
+        return h * (1 - empty), e * (1 - empty)

@@ -7,8 +7,10 @@ from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], *, scale_px: float | tuple[float, float]) -> np.ndarray:
-    """(h, w) float32 Gaussian field, mean 0 and standard deviation near 1, that varies over `scale_px` (rows, columns)."""
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int], *, scale_px: float | tuple[float, float]
+) -> np.ndarray:
+    """(h, w) float32 Gaussian field, mean 0 and standard deviation near 1, varying over `scale_px` (rows, columns)."""
     scale = np.broadcast_to(np.asarray(scale_px, float), (2,))
     coarse = rng.standard_normal([int(np.ceil(n / s)) + 5 for n, s in zip(shape, scale, strict=True)])
     rows, columns = (1.5 + rng.random() + np.arange(n) / s for n, s in zip(shape, scale, strict=True))
@@ -75,10 +77,12 @@ def keep_apart(xy_um: np.ndarray, reach_um: np.ndarray, priority: np.ndarray) ->
     return kept
 
 
-def along_contours(field: np.ndarray, *, pitch_um: float | np.ndarray, grid_um: float, rng: np.random.Generator) -> np.ndarray:
-    """(n, 4) points x_um, y_um and the unit normal that points uphill, every `pitch_um` along the zero line of a grid.
+def along_contours(
+    field: np.ndarray, *, pitch_um: np.ndarray, grid_um: float, rng: np.random.Generator
+) -> np.ndarray:
+    """(n, 4) points x_um, y_um and the unit normal that points uphill, strung along the zero line of a grid.
 
-    `pitch_um` may be a grid of its own; the gaps are then as long as the grid says where the line runs.
+    pitch_um : a grid like `field`, that says how far apart they are where the line runs.
     """
     from skimage.measure import find_contours
 
@@ -88,8 +92,7 @@ def along_contours(field: np.ndarray, *, pitch_um: float | np.ndarray, grid_um: 
     rowcol = np.concatenate(lines)
     step = np.linalg.norm(np.diff(rowcol, axis=0, prepend=rowcol[:1]), axis=1) * grid_um
     step[np.cumsum([0] + [len(line) for line in lines[:-1]])] = 0.0  # no walking from one line to the next
-    pitch = ndi.map_coordinates(pitch_um, rowcol.T, order=0) if np.ndim(pitch_um) else pitch_um
-    walked = np.cumsum(step / pitch)
+    walked = np.cumsum(step / ndi.map_coordinates(pitch_um, rowcol.T, order=0))
     stops = np.arange(0.5, walked[-1], 1.0)
     stops = stops + rng.uniform(-0.22, 0.22, len(stops))
     row, column = (np.interp(stops, walked, rowcol[:, k]) for k in (0, 1))

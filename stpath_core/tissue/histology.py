@@ -6,6 +6,8 @@ red cells are stamped. Densities are shares of the stain's strength; `stains.Sta
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import ndimage as ndi
 
@@ -27,7 +29,7 @@ def render(arch: Architecture, *, mpp: float = 0.5, stain: Stain | None = None, 
         raise InputError(msg)
     rng = np.random.default_rng([seed, 21])
     stain = stain or patient_stain(arch.organ, arch.patient)
-    width, height = (int(round(s / mpp)) for s in arch.size_um)
+    width, height = (round(s / mpp) for s in arch.size_um)
     h, e = paint_background(rng, arch, mpp=mpp, shape=(height, width))
     stamp_bodies(rng, arch, h, e, mpp=mpp)
     stamp_nuclei(rng, arch, h, e, mpp=mpp)
@@ -57,8 +59,9 @@ def _expose(rng: np.random.Generator, h: np.ndarray, e: np.ndarray, stain: Stain
         rows = np.arange(top, min(top + STRIP_PX, h.shape[0]))
         noise = [window(grain[k], rows, columns, shift=shift[k]) for k in range(4)]
         for channel in range(3):
-            power = np.log(10) * np.array([stain.h_strength * stain.hematoxylin[channel], stain.e_strength * stain.eosin[channel]])
-            value = stain.white[channel] * np.exp(-np.float32(power[0]) * h[rows] - np.float32(power[1]) * e[rows])
+            per_h = math.log(10) * stain.h_strength * stain.hematoxylin[channel]
+            per_e = math.log(10) * stain.e_strength * stain.eosin[channel]
+            value = stain.white[channel] * np.exp(-per_h * h[rows] - per_e * e[rows])
             value += stain.noise * (0.8 * noise[0] + 0.6 * noise[1 + channel])
             image[rows, :, channel] = np.clip(value, 0, 255)
     return image

@@ -5,7 +5,7 @@ All bodies of similar size are painted together: (bodies, window pixels) arrays 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,9 @@ from stpath_core.tissue.texture import TILE_PX, band
 _CHUNK = 400_000  # window pixels painted at a time, to stay inside the cache
 
 
-def _windows(table: pd.DataFrame, long_um: np.ndarray, short_um: np.ndarray, *, mpp: float, shape: tuple[int, int]) -> Iterator:
+def _windows(
+    table: pd.DataFrame, long_um: np.ndarray, short_um: np.ndarray, *, mpp: float, shape: tuple[int, int]
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Yields (body, flat pixel, u_um, v_um) for the pixels of each body's box |u| < long_um, |v| < short_um."""
     x, y, angle = (table[name].to_numpy(np.float32) for name in ("x_um", "y_um", "angle"))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -40,69 +42,78 @@ def _windows(table: pd.DataFrame, long_um: np.ndarray, short_um: np.ndarray, *, 
             r, c = row[part][who] + oy[at], column[part][who] + ox[at]
             valid = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
             who, at, r, c = who[valid], at[valid], r[valid], c[valid]
-            yield part[who], r.astype(np.intp) * shape[1] + c, u[who, at], v[who, at]  # intp: ufunc.at is fast only so
+            pixel = r.astype(np.intp) * shape[1] + c  # ufunc.at is fast only with intp
+            yield part[who], pixel, u[who, at], v[who, at]
 
 
 def stamp_nuclei(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
-    """Paint all nuclei into the hematoxylin and eosin densities, in place."""
-    cells = arch.cells
-    p = {name: cells[name].to_numpy(np.float32) for name in cells.columns if cells[name].dtype == np.float32}
-    count = cells["nucleoli"].to_numpy()
-    n = len(cells)
-    spots = rng.uniform(-0.5, 0.5, (3, 2, n)).astype(np.float32)  # nucleoli in units of the half axes
-    corner = rng.integers(0, TILE_PX, (2, n))
-    tiles = {um: band(um, mpp, 1).ravel() for um in np.unique(p["clump_um"]).tolist()}
-    density = np.zeros(h.size, np.float32)
-    cover = np.zeros(h.size, np.float32)
-    slit = np.zeros(h.size, np.float32)
+    """Paint all nuclei into the (H, W) hematoxylin and eosin densities, in place."""
+    p = {name: arch.cells[name].to_numpy(np.float32) for name in arch.cells if arch.cells[name].dtype.kind in "fi"}
+    paint_chromatin = _chromatin(rng, p, mpp=mpp, width_px=h.shape[1])
+    density, cover, slit = (np.zeros(h.size, np.float32) for _ in range(3))
     halo = p["halo"] * (0.12 + 0.7 * arch.traits.clefts)
     swell = 1 + sum(p[f"wave{m}"] for m in WAVES)
     long = swell * p["long_um"] + 1.5
     short = swell * p["short_um"] + 0.6 * np.abs(p["bend"]) * p["long_um"] + 1.5
     turns = {m: np.exp(1j * p[f"turn{m}"]).astype(np.complex64) * p[f"wave{m}"] for m in WAVES}
-    for i, pixel, u, v in _windows(cells, long, short, mpp=mpp, shape=h.shape):
-        a, b = p["long_um"][i], p["short_um"][i]
-        v = v - p["bend"][i] * (u * u / a - 0.5 * a)
-        un = u / a
-        vn = v / (b * (1 - p["taper"][i] * np.minimum(un * un, 1)))
-        radius = np.hypot(un, vn) + 1e-6
-        direction = ((un + 1j * vn) / radius).astype(np.complex64)
-        power, rim = direction, np.ones_like(radius)
-        for m in WAVES:
-            power = power * direction
-            rim += (turns[m][i] * power).real
-        inside_um = (rim - radius) * np.hypot(u, v) / radius  # roughly the distance to the outline
-        soft = np.maximum(p["blur_um"][i], 0.5 * mpp)
+    for i, pixel, u, v in _windows(arch.cells, long, short, mpp=mpp, shape=h.shape):
+        inside_um = _inside(p, turns, i, u, v)
         around = (inside_um < 0.2) & (inside_um > -1.8)
-        np.maximum.at(slit, pixel[around], (halo[i] * np.exp(-(((inside_um + 0.5) / 0.6) ** 2)))[around])
-        near = inside_um > -2 * soft
+        shrunk = halo[i[around]] * np.exp(-(((inside_um[around] + 0.5) / 0.6) ** 2))
+        np.maximum.at(slit, pixel[around], shrunk)
+        soft = np.maximum(p["blur_um"][i], 0.5 * mpp)
+        near = inside_um > -soft
         i, pixel, u, v, inside_um, soft = (q[near] for q in (i, pixel, u, v, inside_um, soft))
         alpha = np.clip(0.5 + 0.5 * inside_um / soft, 0, 1)
-        deep = np.clip(inside_um / (0.45 * p["short_um"][i]), 0, 1)
-        row, column = np.divmod(pixel, h.shape[1])
-        at = (row + corner[0][i]) % TILE_PX * TILE_PX + (column + corner[1][i]) % TILE_PX
-        clump = np.zeros_like(u)
-        for um, tile in tiles.items():
-            same = p["clump_um"][i] == um
-            clump[same] = tile[at[same]]
-        vesicular = p["vesicular"][i]
-        chromatin = 1 - 0.45 * vesicular * deep + p["clumps"][i] * (0.55 + 0.45 * vesicular) * clump * (0.4 + 0.6 * deep)
-        chromatin += (0.08 + 0.5 * vesicular) * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
-        for k in range(3):
-            has = count[i] > k
-            far = np.hypot(u - spots[k, 0][i] * p["long_um"][i], v - spots[k, 1][i] * p["short_um"][i])
-            chromatin += has.astype(np.float32) * 0.75 * np.exp(-((far / (0.55 * p["nucleolus_um"][i])) ** 2))
-        value = p["density"][i] * np.clip(chromatin, 0.12, 2.2) * alpha
-        np.maximum.at(density, pixel, value)
         np.maximum.at(cover, pixel, alpha)
-    cover = cover.reshape(h.shape)
-    e *= 1 - slit.reshape(h.shape)
-    h *= 1 - slit.reshape(h.shape)
-    h *= 1 - 0.85 * cover
-    density = density.reshape(h.shape)
+        np.maximum.at(density, pixel, alpha * paint_chromatin(i, pixel, u, v, inside_um))
+    density, cover, slit = (q.reshape(h.shape) for q in (density, cover, slit))
+    kept = (1 - slit) * (1 - 0.85 * cover)  # what a nucleus looks like inside is its own, not its surroundings'
+    h *= kept
+    e *= kept
     h += density
-    e *= 1 - 0.85 * cover  # what a nucleus looks like inside is its own, not its surroundings'
     e += 0.18 * cover + 0.2 * density
+
+
+def _inside(p: dict, turns: dict, i: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Distance (um, roughly) inside the outline of nucleus i at (u, v): the formula of nuclei.py, inverted."""
+    a, b = p["long_um"][i], p["short_um"][i]
+    un = u / a
+    vn = (v - p["bend"][i] * (u * un - 0.5 * a)) / (b * (1 - p["taper"][i] * np.minimum(un * un, 1)))
+    radius = np.hypot(un, vn) + 1e-6
+    direction = ((un + 1j * vn) / radius).astype(np.complex64)
+    power, rim = direction, np.ones_like(radius)
+    for m in WAVES:  # rim = 1 + sum_m wave_m cos(m t + turn_m)
+        power = power * direction
+        rim += (turns[m][i] * power).real
+    return (rim - radius) * np.hypot(u, v) / radius
+
+
+def _chromatin(rng: np.random.Generator, p: dict, *, mpp: float, width_px: int) -> Callable[..., np.ndarray]:
+    """A function that gives a nucleus' hematoxylin at pixels: membrane, cleared centre, clumps, nucleoli."""
+    n = len(p["long_um"])
+    spots = rng.uniform(-0.5, 0.5, (3, 2, n)).astype(np.float32)  # nucleoli, in units of the half axes
+    corner = rng.integers(0, TILE_PX, (2, n))  # each nucleus reads its own part of the tile
+    sizes = np.unique(p["clump_um"])
+    which = np.searchsorted(sizes, p["clump_um"])
+    tiles = np.stack([band(float(um), mpp, 1) for um in sizes]).reshape(-1)
+
+    def paint(i: np.ndarray, pixel: np.ndarray, u: np.ndarray, v: np.ndarray, inside_um: np.ndarray) -> np.ndarray:
+        row, column = np.divmod(pixel, width_px)
+        at = (row + corner[0][i]) % TILE_PX * TILE_PX + (column + corner[1][i]) % TILE_PX
+        clump = tiles[which[i] * TILE_PX**2 + at]
+        deep = np.clip(inside_um / (0.45 * p["short_um"][i]), 0, 1)
+        open_ = p["vesicular"][i]
+        amount = 1 - 0.45 * open_ * deep + p["clumps"][i] * (0.55 + 0.45 * open_) * clump * (0.4 + 0.6 * deep)
+        amount += (0.08 + 0.5 * open_) * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
+        for k in range(3):
+            has = np.flatnonzero(p["nucleoli"][i] > k)
+            j = i[has]
+            far = np.hypot(u[has] - spots[k, 0][j] * p["long_um"][j], v[has] - spots[k, 1][j] * p["short_um"][j])
+            amount[has] += 0.75 * np.exp(-((far / (0.55 * p["nucleolus_um"][j])) ** 2))
+        return p["density"][i] * np.clip(amount, 0.12, 2.2)
+
+    return paint
 
 
 def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
@@ -111,7 +122,8 @@ def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
     bodies = pd.concat([kind(rng, arch).astype(np.float32) for kind in kinds], ignore_index=True)
     p = {name: bodies[name].to_numpy() for name in bodies}
     flat_h, flat_e = h.reshape(-1), e.reshape(-1)
-    for i, pixel, u, v in _windows(bodies, p["long_um"] + p["soft_um"], p["short_um"] + p["soft_um"], mpp=mpp, shape=h.shape):
+    reach = (p[name] + p["soft_um"] for name in ("long_um", "short_um"))
+    for i, pixel, u, v in _windows(bodies, *reach, mpp=mpp, shape=h.shape):
         radius = np.hypot(u / p["long_um"][i], v / p["short_um"][i])
         inside_um = (1 - radius) * np.hypot(u, v) / (radius + 1e-6)
         alpha = np.clip(0.5 + inside_um / p["soft_um"][i], 0, 1) * p["opacity"][i]
@@ -121,6 +133,7 @@ def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e:
 
 
 def _goblets(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
+    """Mucin between the nucleus of a goblet cell and the lumen."""
     cells = arch.cells[arch.cells.cell_type == "goblet"]
     n = len(cells)
     long = rng.uniform(4.5, 7.0, n)
@@ -134,6 +147,7 @@ def _goblets(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
 
 
 def _red_cells(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
+    """Red cells in some of the vessels; less than no hematoxylin makes them redder than eosin alone."""
     layout = arch.layout
     x, y = lattice(rng, arch.size_um, pitch_um=5.4, jitter=0.25).T
     owner = nearest(layout.structure, x, y, grid_um=GRID_UM)

@@ -1,8 +1,8 @@
 """From an organ's plan to a map: territories, and in them glands, nests, fat cells and vessels with walls and lumens.
 
-Every structure is a star-shaped blob around a seed point. Where blobs meet they share the space like soap bubbles, a gap
-of stroma apart; the section's plane is warped first, so that no outline is a perfect ellipse. What remains of it is a
-handful of smooth fields on a 2 um grid, from which cells and pixels later read where they are.
+Every structure is a star-shaped blob around a seed point. Where blobs meet they share the space like soap bubbles, a
+gap of stroma apart; the section's plane is warped first, so that no outline is a perfect ellipse. What remains of it is
+a handful of smooth fields on a 2 um grid, from which cells and pixels later read where they are.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ def lay_out(rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, floa
     slope = np.hypot(*np.gradient(edge)) / GRID_UM
     depth = (edge / np.clip(ndi.uniform_filter(slope, 5), 0.6, 1.6)).astype(np.float32)
     lumen, depth = _lumens(rng, structures, structure, depth)
-    muscle = np.take(_by_region(plan, "muscle"), territory)
-    muscle = (smooth_noise(rng, shape, scale_px=45 / GRID_UM) + 3.2 * (muscle - 0.5)) * (muscle > 0) - (muscle == 0)
-    return Layout(territory, structure, depth, lumen, _fibre(rng, depth), muscle.astype(np.float32), structures)
+    muscle = _muscle(rng, plan, territory)
+    return Layout(territory, structure, depth, lumen, _fibre(rng, depth), muscle, structures)
 
 
-def _by_region(plan: Organ, name: str) -> np.ndarray:
-    return np.array([getattr(plan.compartments.get(region), name, 0.0) for region in REGIONS], np.float32)
+def _muscle(rng: np.random.Generator, plan: Organ, territory: np.ndarray) -> np.ndarray:
+    """(gh, gw) float32, positive in about the share of each compartment's stroma that is smooth muscle."""
+    share = np.array([getattr(plan.compartments.get(region), "muscle", 0.0) for region in REGIONS])[territory]
+    bundles = smooth_noise(rng, territory.shape, scale_px=45 / GRID_UM) + 3.2 * (share - 0.5)
+    return np.where(share > 0, bundles, -1).astype(np.float32)
 
 
 def _territories(rng: np.random.Generator, plan: Organ, shape: tuple[int, int]) -> np.ndarray:
@@ -135,7 +137,7 @@ def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray
     """(gh, gw) um inside a lumen (negative in tissue), and the depth again, now 0 in the stromal core of folds.
 
     A lumen starts where the epithelium's height ends. Folds raise the wall by an amount read at the foot of the normal,
-    so that they are ridges of the wall and never islands. Filled structures get round holes, glomeruli a capsule's space.
+    so that they are ridges of the wall and never islands. Filled structures get round holes, glomeruli a capsule.
     """
     shape = depth.shape
     trait = {name: table[name].to_numpy(np.float32)[structure] for name in ("height_um", "folds", "holes")}

@@ -13,7 +13,7 @@ DIRECTIONS = 12
 
 @lru_cache(maxsize=64)
 def band(scale_um: float, mpp: float, seed: int) -> np.ndarray:
-    """(512, 512) float32 tile of band-limited noise, mean 0 and standard deviation 1, with bumps about `scale_um` wide."""
+    """(512, 512) float32 tile of noise with bumps about `scale_um` wide, mean 0 and standard deviation 1."""
     rng = np.random.default_rng([seed, 77])
     frequency = np.hypot(*np.meshgrid(np.fft.rfftfreq(TILE_PX, mpp), np.fft.fftfreq(TILE_PX, mpp)))
     peak = frequency * scale_um * 2
