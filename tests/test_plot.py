@@ -128,6 +128,8 @@ def test_gallery_has_a_row_per_class_and_outlines_the_chosen_nucleus(tissue):
     assert (sheet[24:48, :24] == outline).all(-1).sum() == 4 * 16
     some = plot.gallery(image, 0.5, instances=ids, types=types, classes=("neoplastic", "unknown"))
     assert [t.get_text() for t in some.get_yticklabels()] == ["neoplastic"]
+    none = plot.gallery(image, 0.5, instances=ids, types=np.full(8, -1), classes=SUPER_CLASSES)
+    assert none.texts[0].get_text() == "no such nuclei"
     best = plot.gallery(image, 0.5, instances=ids, types=types, n_each=1, score=np.arange(8), width_um=12)
     assert best.images[0].get_array().shape[1] == 24
 

@@ -169,6 +169,11 @@ def gallery(
     edge = ((centres < half) | (centres > np.array(instances.shape[::-1]) - half)).any(1)
     rank = np.where(edge, np.inf, rank)  # windows cut by the image's edge come last
     classes = [c for c in classes if c in names]
+    ax = ax or plt.subplots(figsize=(0.8 * n_each, 0.85 * max(1, len(classes))))[1]
+    if not classes:
+        ax.text(0.5, 0.5, "no such nuclei", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xticks=[], yticks=[])
+        return ax
     picked = [np.flatnonzero(names == c)[np.argsort(rank[names == c])][:n_each] for c in classes]
     sheet = np.full((len(classes), 2 * half, n_each, 2 * half, 3), 255, np.uint8)
     pad = ((half, half), (half, half))
@@ -183,7 +188,6 @@ def gallery(
             crop[grown & ~own] = np.array(to_rgb(COLOURS[name])) * 255
             sheet[row, :, k] = crop
     sheet = sheet.reshape(len(classes) * 2 * half, n_each * 2 * half, 3)
-    ax = ax or plt.subplots(figsize=(0.8 * n_each, 0.85 * len(classes)))[1]
     _view(ax, sheet, mpp, np.zeros(2), np.array(sheet.shape[1::-1]) * mpp)
     ax.set_yticks((np.arange(len(classes)) + 0.5) * 2 * half * mpp, classes)
     ax.set(xlim=(0, sheet.shape[1] * mpp), ylim=(sheet.shape[0] * mpp, 0))
