@@ -142,6 +142,7 @@ if typed and test:
 # %%
 from stpath_core import plot
 
+plot.jpeg_in_notebooks()
 instances = {"network": [n.instances for n in found], "classical": classical}
 if (trained / "nuclei_pretrained.safetensors").exists() and test:
     tuned = predict.load(trained / "nuclei_pretrained.safetensors", device=device)

@@ -53,6 +53,7 @@ from stpath_core.data import read_nuclei_stage
 from stpath_core.errors import InputError
 
 # inputs: run, shown, profile, dataset
+plot.jpeg_in_notebooks()
 stage = run.inputs("12_nuclei_evaluate") / "predictions.h5"
 if not stage.exists():
     msg = "nothing was held out, so there is nothing to look at: run with -p holdout=1 or -p folds=4"

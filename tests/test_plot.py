@@ -178,3 +178,25 @@ def test_reliability_bins_hold_equal_counts():
     confidence = np.linspace(0, 1, 100)
     ax = plot.reliability(confidence, confidence > 0.5, n_bins=4)
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [0, 0, 1, 1])
+
+
+def test_jpeg_is_asked_for_before_and_after_the_backend_wakes(monkeypatch):
+    """With the parts of IPython's shell that matter: its config, and the configurables that exist already."""
+    from traitlets import Dict, Set
+    from traitlets.config import Config, Configurable
+
+    class InlineBackend(Configurable):
+        figure_formats = Set({"png"}).tag(config=True)
+        print_figure_kwargs = Dict().tag(config=True)
+
+    awake = InlineBackend()
+    shell = Configurable(config=Config())
+    shell.configurables = [awake]
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    plot.jpeg_in_notebooks(quality=70)
+    asleep = InlineBackend(parent=shell)
+    for backend in (awake, asleep):
+        assert backend.figure_formats == {"jpeg"}
+        assert backend.print_figure_kwargs["pil_kwargs"] == {"quality": 70}
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    plot.jpeg_in_notebooks()  # no notebook, nothing to do

@@ -2,7 +2,15 @@
 
 from stpath_core.plot.charts import bars, cell_map, confusion, reliability, training_curves
 from stpath_core.plot.images import compare, contact_sheet, gallery, overlay, probability_map, training_tiles
-from stpath_core.plot.style import COLOURS, METHOD_COLOURS, fine_colours, legend, scalebar, type_names
+from stpath_core.plot.style import (
+    COLOURS,
+    METHOD_COLOURS,
+    fine_colours,
+    jpeg_in_notebooks,
+    legend,
+    scalebar,
+    type_names,
+)
 
 __all__ = [
     "COLOURS",
@@ -14,6 +22,7 @@ __all__ = [
     "contact_sheet",
     "fine_colours",
     "gallery",
+    "jpeg_in_notebooks",
     "legend",
     "overlay",
     "probability_map",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,3 +63,18 @@ def legend(ax: Axes, names: Sequence[str]) -> Axes:
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=columns, frameon=False, fontsize=8,
               handlelength=1, columnspacing=1.2)  # fmt: skip
     return ax
+
+
+def jpeg_in_notebooks(*, quality: int = 85) -> None:
+    """Keep a notebook's pictures of tissue as JPEG: as PNG they make it three times as heavy. Elsewhere: nothing."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    wish = {
+        "figure_formats": {"jpeg"},
+        "print_figure_kwargs": {"bbox_inches": "tight", "pil_kwargs": {"quality": quality}},
+    }
+    shell.config.InlineBackend.update(wish)  # read when the first figure wakes the backend
+    for backend in (c for c in shell.configurables if type(c).__name__ == "InlineBackend"):
+        backend.set_trait("figure_formats", wish["figure_formats"])
+        backend.set_trait("print_figure_kwargs", wish["print_figure_kwargs"])
