@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 
@@ -41,7 +42,7 @@ def _once(organ: str, *, size_um: float, mpp: float) -> dict[str, float]:
     ticks.append(time.process_time())
     instance_mask(arch.nuclei_um, mpp=mpp, shape=image.shape[:2])
     ticks.append(time.process_time())
-    return dict(zip(("grow", "render", "mask"), (b - a for a, b in zip(ticks, ticks[1:], strict=False)), strict=True))
+    return dict(zip(("grow", "render", "mask"), (b - a for a, b in itertools.pairwise(ticks)), strict=True))
 
 
 if __name__ == "__main__":

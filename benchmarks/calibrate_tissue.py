@@ -18,7 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from stpath_core.tissue.architecture import grow
-from stpath_core.tissue.calibration import CARD, measure_tile, spread, stain_vectors
+from stpath_core.tissue.calibration import CARD, measure_tile, spread, stain_vectors, strengths
 from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.histology import instance_mask, render
 
@@ -65,7 +65,7 @@ def main() -> int:
         return 2
     real = real_tiles(Path(os.environ["STPATH_REAL_DATA"]))
     virtual = virtual_tiles(options.fields)
-    card = {"schema": "stpath.calibration/1", "sources": SOURCES}
+    card = {"schema": "stpath.calibration/1", "sources": SOURCES, "strengths": strengths()}
     card["monuseg"] = spread([measure_tile(*tile, mpp=0.25) for tile in real["monuseg"]])
     nucls = spread([measure_tile(*tile, mpp=0.25) for tile in real["nucls"]])
     card["nucls"] = {name: value for name, value in nucls.items() if name.startswith(("hematoxylin", "eosin"))}

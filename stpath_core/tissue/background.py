@@ -13,13 +13,14 @@ from scipy import ndimage as ndi
 from scipy.spatial import cKDTree
 
 from stpath_core.tissue.architecture import Architecture
-from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, REGIONS, Cytoplasm
+from stpath_core.tissue.cell_types import CELL_TYPES, FINE_TYPES, REGIONS, SUPER_INDEX, Cytoplasm
 from stpath_core.tissue.structures import GRID_UM, KINDS
 from stpath_core.tissue.texture import DIRECTIONS, STRIP_PX, TILE_PX, Upsampler, band, fibres, foam, streaks, window
 
 _COARSE_UM = 4.0  # grid on which the cells that may own a pixel are listed
 _NEAR = 4  # how many
 _ECCENTRIC = [FINE_TYPES.index(name) for name in ("plasma", "macrophage")]
+_EPITHELIAL = [k for k, name in enumerate(FINE_TYPES) if SUPER_INDEX[name] < 2]
 _CYTOPLASM = {name: np.array([getattr(CELL_TYPES[t].cytoplasm, name) for t in FINE_TYPES], np.float32)
               for name in Cytoplasm.__dataclass_fields__}  # fmt: skip
 
@@ -88,6 +89,10 @@ class _Painter:
         self.cell_e = _CYTOPLASM["eosin"][code] * vary[0]
         self.cell_h = _CYTOPLASM["hematoxylin"][code] * vary[1] * arch.traits.basophilia
         self.reach, self.grain, self.border = (_CYTOPLASM[name][code] for name in ("radius_um", "grain", "border"))
+        lining = np.flatnonzero(np.isin(code, _EPITHELIAL))
+        self.host = np.arange(len(cells))
+        if len(lining):  # inside a wall, the room around a leukocyte is its epithelial neighbour's
+            self.host = lining[cKDTree(centre[lining]).query(centre)[1]]
         gx, gy = np.meshgrid(*(np.arange(0, s, _COARSE_UM) + _COARSE_UM / 2 for s in arch.size_um))
         near = cKDTree(centre).query(np.stack([gx, gy], -1), k=min(_NEAR, len(cells)))[1].reshape(*gx.shape, -1)
         self.near = np.moveaxis(near, -1, 0).astype(np.int32)  # (4, coarse rows, coarse columns)
@@ -128,8 +133,8 @@ class _Painter:
         strand = 0.39 * _ridge(web + 0.3 * s.coarse, 0.16) + 0.15 * _ridge(fibril, 0.3) * (s.coarse > 0.4)
         solid = 0.32 + 0.27 * tight + 0.08 * bundle + 0.10 * fibril + 0.04 * (s.middle + s.fine)
         e = solid + cleft * (0.045 + strand - solid)
-        h = blue * (0.08 - 0.035 * tight + 0.02 * s.coarse) * (1 + 0.6 * s.middle + 0.3 * patch) * (1 - 0.5 * cleft)
-        return np.maximum(h + 0.015, 0), np.maximum(e, 0.01)
+        h = blue * (0.08 - 0.035 * tight + 0.02 * s.coarse) * (1 + 0.6 * s.middle + 0.3 * patch) + 0.015
+        return np.maximum(h * (1 - 0.9 * cleft), 0), np.maximum(e, 0.01)
 
     def _nearest_cell(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Distance (um) to the nearest nucleus' rim, the same for the next nearest, and which cell is nearest."""
@@ -155,6 +160,7 @@ class _Painter:
         inside = self.epithelial[s.kind] * _step(s.depth, 1.0)
         lone = _step(self.reach[cell] - first + 0.8 * s.coarse, 2.5) * _step(-s.lumen, 1.0)
         own = inside + 0.75 * (1 - inside) * lone
+        cell = np.where(inside > 0.5, self.host[cell], cell)
         clear, tumour = self.clear[s.owner], self.tumour[s.owner] * np.float32(self.traits.clefts)
         mesh = self._texture(foam(2.6, self.mpp, 1), s.rows, 7)
         mottle = 0.3 * s.fine + 0.65 * s.middle + 0.35 * s.coarse - 0.7 * (1 - mesh)
@@ -170,7 +176,8 @@ class _Painter:
         apart = tumour * inside * _ridge(gap, 0.6) * _step(s.coarse + 0.5, 0.8)  # cells shrink from each other
         shrunk = (tumour > 0) * _step(s.coarse + 2.5 * self.traits.clefts - 1.6, 0.8)  # and nests from their stroma
         halo = shrunk * _ridge(s.depth + 1.6 + 0.7 * s.coarse, 0.8 + 0.5 * self.traits.clefts)
-        return h, e * (1 - 0.9 * apart) * (1 - 0.92 * halo)
+        kept = (1 - 0.9 * apart) * (1 - 0.92 * halo)
+        return h * kept, e * kept
 
     def _spaces(self, h: np.ndarray, e: np.ndarray, s: _Strip) -> tuple[np.ndarray, np.ndarray]:
         """Lumens, alveoli, the fat in fat cells: glass, now and then with secretion."""

@@ -8,10 +8,14 @@ organs.py; tests hold code and file together.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage as ndi
+
+from stpath_core.tissue.cell_types import CELL_TYPES
+from stpath_core.tissue.stains import Stain
 
 CARD = Path(__file__).resolve().parents[2] / "data" / "calibration.json"
 STAIN_AXES = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])  # Ruifrok & Johnston 2001
@@ -21,6 +25,14 @@ QUANTILES = (5, 25, 50, 75, 95)
 def load_card() -> dict:
     """The calibration file."""
     return json.loads(CARD.read_text())
+
+
+def strengths() -> dict:
+    """The frozen defaults that the real tiles decided: the mean stain, and nuclear area and density of every type."""
+    return {
+        "stain": json.loads(json.dumps(asdict(Stain()))),
+        "nucleus": {name: {"area_um2": t.nucleus.area_um2, "density": t.nucleus.density} for name, t in CELL_TYPES.items()},
+    }
 
 
 def optical_density(image: np.ndarray) -> np.ndarray:

@@ -54,17 +54,17 @@ class CellType:
     cytoplasm: Cytoplasm
 
 
-_LUMINAL = Nucleus(area_um2=39, aspect=1.35, wobble=0.045, density=0.52, vesicular=0.4, clumps=0.4,
-                   clump_um=1.1, nucleoli=0.5)
+_LUMINAL = Nucleus(area_um2=39, aspect=1.35, wobble=0.045, density=0.52, vesicular=0.4, clumps=0.33,
+                   clump_um=0.8, nucleoli=0.5)
 _BASAL = Nucleus(area_um2=30, aspect=1.75, wobble=0.05, density=0.62, vesicular=0.25, clumps=0.35, nucleoli=0.1)
 _CARCINOMA = Nucleus(
     area_um2=64, area_sd=0.27, aspect=1.38, aspect_sd=0.17, wobble=0.065, density=0.50, density_sd=0.20,
-    vesicular=0.65, clumps=0.42, clump_um=1.4, nucleoli=1.3, nucleolus_um=1.9,
+    vesicular=0.65, clumps=0.36, clump_um=1.1, nucleoli=1.4, nucleolus_um=1.9,
 )  # fmt: skip
 _LYMPHOCYTE = Nucleus(area_um2=22, area_sd=0.13, aspect=1.14, aspect_sd=0.07, wobble=0.05, density=0.95,
                       density_sd=0.13, vesicular=0.0, clumps=0.28, clump_um=1.2, nucleoli=0.0)  # fmt: skip
 _SPINDLE = Nucleus(area_um2=31, area_sd=0.24, aspect=2.9, aspect_sd=0.22, wobble=0.07, bend=0.12, density=0.62,
-                   density_sd=0.18, vesicular=0.3, clumps=0.42, nucleoli=0.1)  # fmt: skip
+                   density_sd=0.18, vesicular=0.3, clumps=0.32, nucleoli=0.1)  # fmt: skip
 _FLAT = Nucleus(area_um2=21, area_sd=0.2, aspect=3.0, aspect_sd=0.2, wobble=0.06, bend=0.18, density=0.72,
                 vesicular=0.1, clumps=0.32, nucleoli=0.0)  # fmt: skip
 
@@ -77,20 +77,20 @@ _TABLE = (
     ("luminal_epithelial", "epithelial", _LUMINAL, _PINK),
     ("basal_myoepithelial", "epithelial", _BASAL, Cytoplasm(eosin=0.30, radius_um=5.0)),
     ("colonocyte", "epithelial",
-     Nucleus(area_um2=40, aspect=1.65, density=0.56, vesicular=0.35, clumps=0.4, nucleoli=0.4), _PINK),
+     Nucleus(area_um2=40, aspect=1.65, density=0.56, vesicular=0.35, clumps=0.33, nucleoli=0.4), _PINK),
     ("goblet", "epithelial", Nucleus(area_um2=32, aspect=1.5, density=0.66, vesicular=0.1, nucleoli=0.1),
      Cytoplasm(eosin=0.30, hematoxylin=0.09)),
     ("alveolar_type2", "epithelial",
-     Nucleus(area_um2=37, aspect=1.2, density=0.54, vesicular=0.45, clumps=0.4, nucleoli=0.7),
+     Nucleus(area_um2=37, aspect=1.2, density=0.54, vesicular=0.45, clumps=0.33, nucleoli=0.7),
      Cytoplasm(eosin=0.40, radius_um=5.0, grain=0.5)),
     ("tubule_epithelial", "epithelial",
-     Nucleus(area_um2=36, aspect=1.14, density=0.52, vesicular=0.45, clumps=0.4, nucleoli=0.6),
+     Nucleus(area_um2=36, aspect=1.14, density=0.52, vesicular=0.45, clumps=0.33, nucleoli=0.6),
      Cytoplasm(eosin=0.60, hematoxylin=0.08, radius_um=9.0, grain=0.22)),
     ("carcinoma_invasive", "neoplastic", _CARCINOMA, _TUMOUR),
     ("carcinoma_in_situ", "neoplastic", _CARCINOMA, _TUMOUR),
     ("carcinoma_cycling", "neoplastic",
      Nucleus(area_um2=72, area_sd=0.25, aspect=1.45, aspect_sd=0.2, wobble=0.09, density=0.72, vesicular=0.35,
-             clumps=0.6, clump_um=1.6, nucleoli=1.2, nucleolus_um=1.6), _TUMOUR),
+             clumps=0.5, clump_um=1.6, nucleoli=1.2, nucleolus_um=1.6), _TUMOUR),
     ("t_cd4", "inflammatory", _LYMPHOCYTE, _SCANT),
     ("t_cd8", "inflammatory", _LYMPHOCYTE, _SCANT),
     ("b_cell", "inflammatory",
@@ -103,8 +103,8 @@ _TABLE = (
      Nucleus(area_um2=32, area_sd=0.18, aspect=1.4, bend=0.3, density=0.62, vesicular=0.3, clumps=0.4, nucleoli=0.2),
      Cytoplasm(eosin=0.30, hematoxylin=0.07, radius_um=4.5, grain=0.35)),
     ("neutrophil", "inflammatory",
-     Nucleus(area_um2=22, area_sd=0.14, aspect=1.3, lobes=0.27, wobble=0.08, density=1.0, vesicular=0.0, clumps=0.15,
-             nucleoli=0.0), Cytoplasm(eosin=0.36, hematoxylin=0.04, radius_um=3.6, grain=0.3)),
+     Nucleus(area_um2=22, area_sd=0.14, aspect=1.9, bend=0.5, lobes=0.2, wobble=0.07, density=1.0,
+             vesicular=0.0, clumps=0.15, nucleoli=0.0), Cytoplasm(eosin=0.36, hematoxylin=0.04, radius_um=3.6, grain=0.3)),
     ("mast", "inflammatory", Nucleus(area_um2=25, aspect=1.2, density=0.78, vesicular=0.1, nucleoli=0.0),
      Cytoplasm(eosin=0.34, hematoxylin=0.28, radius_um=3.8, grain=0.5)),
     ("fibroblast", "connective", _SPINDLE, _FIBRE),
@@ -113,7 +113,7 @@ _TABLE = (
     ("pericyte", "connective", _FLAT, _FIBRE),
     ("smooth_muscle", "connective",
      Nucleus(area_um2=33, area_sd=0.2, aspect=3.4, aspect_sd=0.2, bend=0.08, wobble=0.06, density=0.56,
-             vesicular=0.3, clumps=0.4, nucleoli=0.1), _FIBRE),
+             vesicular=0.3, clumps=0.32, nucleoli=0.1), _FIBRE),
     ("adipocyte", "connective",
      Nucleus(area_um2=16, area_sd=0.2, aspect=3.4, aspect_sd=0.2, bend=0.2, density=0.78, vesicular=0.0, nucleoli=0.0),
      Cytoplasm(eosin=0.0, hematoxylin=0.0, radius_um=2.0, border=0.0)),

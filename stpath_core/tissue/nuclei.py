@@ -41,7 +41,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     table["bend"] = p["bend"] * z[2] * 1.2
     for m in WAVES:
         amplitude = p["wobble"] * wild * rng.rayleigh(1.5 / m, n)
-        lobed = p["lobes"] * np.abs(1 + 0.3 * z[3]) * (m == np.where(z[4] > 0, 3, 2))
+        lobed = p["lobes"] * np.abs(1 + 0.3 * z[3]) * (m == np.where(z[4] > 0, 3, 4))
         table[f"wave{m}"] = np.minimum(amplitude + lobed, 0.4)
         table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
     table["density"] = p["density"] * np.exp(p["density_sd"] * wild * z[5]) * (0.5 + 0.5 * cap)

@@ -114,8 +114,8 @@ def _inside(rng: np.random.Generator, layout: Layout, mixes: _Mixes, size_um: tu
     here = (table.filled.to_numpy()[owner] > 0) & (depth > start[owner]) & (lumen < -2)
     x, y, owner = x[here], y[here], owner[here]
     return pd.DataFrame({
-        "x_um": x, "y_um": y, "structure": owner, "angle": _inward(layout, x, y),
-        "spread": np.where(depth[here] < 9, 0.5, 1.0), "mix": mixes.of(table)[owner], "layered": False,
+        "x_um": x, "y_um": y, "structure": owner, "angle": _inward(layout, x, y) + rng.normal(0, 0.8, len(x)),
+        "spread": np.where(depth[here] < 9, 0.5, 1.0), "mix": mixes.of(table)[owner], "layered": True,
         "pitch": 0.92 * table.pitch_um.to_numpy()[owner] * np.exp(rng.normal(0, 0.16, len(x))),
         "claim": 1 + rng.random(len(x)),
     })  # fmt: skip

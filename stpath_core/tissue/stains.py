@@ -19,7 +19,7 @@ class Stain:
     e_strength: float = 0.84
     white: tuple[float, float, float] = (243.0, 240.0, 243.0)  # grey levels of bare glass
     blur_um: float = 0.22  # standard deviation of the optics' point spread
-    sharpening: float = 0.7  # share of the finest detail (below 0.5 um) that the scanner adds again
+    sharpening: float = 0.55  # share of the finest detail (below 0.5 um) that the scanner adds again
     noise: float = 2.2  # grey levels
 
 

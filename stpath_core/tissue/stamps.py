@@ -105,12 +105,12 @@ def _chromatin(rng: np.random.Generator, p: dict, *, mpp: float, width_px: int) 
         deep = np.clip(inside_um / (0.45 * p["short_um"][i]), 0, 1)
         open_ = p["vesicular"][i]
         amount = 1 - 0.45 * open_ * deep + p["clumps"][i] * (0.55 + 0.45 * open_) * clump * (0.4 + 0.6 * deep)
-        amount += (0.08 + 0.5 * open_) * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
+        amount += (0.06 + 0.4 * open_) * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
         for k in range(3):
             has = np.flatnonzero(p["nucleoli"][i] > k)
             j = i[has]
             far = np.hypot(u[has] - spots[k, 0][j] * p["long_um"][j], v[has] - spots[k, 1][j] * p["short_um"][j])
-            amount[has] += 0.75 * np.exp(-((far / (0.55 * p["nucleolus_um"][j])) ** 2))
+            amount[has] += 0.9 * np.exp(-((far / (0.55 * p["nucleolus_um"][j])) ** 2))
         return p["density"][i] * np.clip(amount, 0.12, 2.2)
 
     return paint
