@@ -1,6 +1,6 @@
 """Time the growing and painting of one square millimetre of tissue on one core; prints JSON.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_tissue.py [--size-um 1000] [--mpp 0.5] [--repeats 3]
+OMP_NUM_THREADS=1 python benchmarks/bench_tissue.py [--size-um 1000] [--mpp 0.5] [--repeats 3]
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 # ---
 # title: Train a nuclei network on labels nobody drew
 # part: 1
-# goals: [read the three branches of a nuclei network, train it on labels from transcripts, retrain its type head for another set of labels in seconds, judge a training run by its curves]
+# goals: [read the three branches of a nuclei network, train it on labels from transcripts, retrain its type head
+#   for another set of labels in seconds, judge a training run by its curves]
 # needs: [10_nuclei_labels]
 # datasets: [virtual, monuseg, nucls, masks]
 # reads: [nuclei.h5 (schema stpath.nuclei/1), or a folder of images with instance masks]
-# writes: [nuclei.safetensors, nuclei_image_oriented.safetensors, nuclei_shuffled.safetensors, nuclei_pretrained.safetensors, splits.json, history.csv]
+# writes: [nuclei.safetensors, nuclei_image_oriented.safetensors, nuclei_shuffled.safetensors,
+#   nuclei_pretrained.safetensors, splits.json, history.csv]
 # time: 3 min on two cores
 # memory: 2 GB
 # ---
@@ -15,7 +17,8 @@
 #
 # Notebook 10 turned a Xenium run into outlines and types of nuclei. Here a network learns to find both in H&E alone,
 # on three organs; two other organs it will meet for the first time in notebook 12.
-# **What does it take to learn what a nucleus is, and what a nucleus *does*, from labels that no one drew and that are sometimes wrong?**
+# **What does it take to learn what a nucleus is, and what a nucleus *does*, from labels that no one drew and that
+# are sometimes wrong?**
 
 # %% tags=["parameters"]
 dataset: str = "virtual"  # virtual; monuseg, nucls or masks (a folder with images/ and labels/) with data_dir
@@ -44,10 +47,13 @@ run = begin("11_nuclei_train", globals())
 
 # %% [markdown]
 # ## Who trains, who waits outside
-# A network that has seen an organ knows its stain, its nuclear sizes, its architecture. So organs (virtual) or cases (real) are held out as a whole,
-# and the auditor refuses a split whose sides share a patient, a picture, or pixels. Early stopping looks at an *inner* split of the training patients only.
+# A network that has seen an organ knows its stain, its nuclear sizes, its architecture. So organs (virtual) or
+# cases (real) are held out as a whole,
+# and the auditor refuses a split whose sides share a patient, a picture, or pixels. Early stopping looks at an
+# *inner* split of the training patients only.
 #
-# *Before you run it:* which of the two splits, inner or outer, would you be tempted to peek at? What would it cost you?
+# *Before you run it:* which of the two splits, inner or outer, would you be tempted to peek at? What would it cost
+# you?
 
 # %% tags=["copy-me"]
 from stpath_core import evaluate, nuclei
@@ -63,12 +69,14 @@ for split in splits:
     train = [s for s in sections if s.name in split.train]
     evaluate.audit_split(train, [s for s in sections if s.name in split.test])
     fit_on, validate_on = nuclei.inner_split(train, seed=seed)
-    print(f"fit on {len(fit_on)}, validate on {[s.name for s in validate_on]}, held out: {list(split.test) or 'nothing'}")
+    print(f"fit on {len(fit_on)}, validate on {[s.name for s in validate_on]}, held out: {list(split.test) or 'none'}")
 
 # %% [markdown]
 # ## What the network sees
-# Tiles are cut with a random place, angle, scale and flip, and their stain is varied, because the next laboratory's stain will differ.
-# Beside each tile lies what the network must answer: where nuclei are, two maps that run from -1 to 1 across each nucleus, left to right and top to bottom,
+# Tiles are cut with a random place, angle, scale and flip, and their stain is varied, because the next laboratory's
+# stain will differ.
+# Beside each tile lies what the network must answer: where nuclei are, two maps that run from -1 to 1 across each
+# nucleus, left to right and top to bottom,
 # and how deep inside its nucleus a pixel lies: 1 at the centre, 0 at the border.
 #
 # *Predict:* two nuclei touch. Which of the pictures still shows two?
@@ -84,12 +92,16 @@ axes = plot.training_tiles(batch.image, distance_targets(batch.instances), mpp=0
 run.figure("training_tiles", axes.flat[0])
 
 # %% [markdown]
-# The nuclear pixels of touching nuclei run together; the first two maps jump from +1 to -1 exactly between them, and the depth sinks to 0.
-# The watershed will follow that valley. Why not compute the depth from the two maps, since 1 - |(left-right, top-bottom)| is just that? Because an unsure network
-# answers 0 to everything: in the maps that means *centre*, in the depth it means *border*. Splitting by the maps alone cut real nuclei into squares.
+# The nuclear pixels of touching nuclei run together; the first two maps jump from +1 to -1 exactly between them,
+# and the depth sinks to 0.
+# The watershed will follow that valley. Why not compute the depth from the two maps, since 1 - |(left-right,
+# top-bottom)| is just that? Because an unsure network
+# answers 0 to everything: in the maps that means *centre*, in the depth it means *border*. Splitting by the maps
+# alone cut real nuclei into squares.
 #
 # ## Train
-# One network: a timm encoder, a light decoder, and three heads (HoVer-Net's branches). Unknown nuclei take part in the segmentation and not in the type loss.
+# One network: a timm encoder, a light decoder, and three heads (HoVer-Net's branches). Unknown nuclei take part in
+# the segmentation and not in the type loss.
 # The run keeps its state every 200 steps, so an interrupted training goes on where it stopped.
 
 # %% tags=["copy-me"]
@@ -101,10 +113,12 @@ from stpath_core import nuclei, predict
 from stpath_core.progress import track
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 
-# inputs: run, sections, splits, dataset, encoder, encoder_args, width, steps, real_steps, batch_size, tile_px, learning_rate, seed, device
+# inputs: run, sections, splits, dataset, encoder, encoder_args, width, steps, real_steps, batch_size, tile_px,
+# learning_rate, seed, device
 typed = all(s.labels is not None for s in sections)  # without types the type head is left out, not zeroed
-settings = {"encoder": encoder, "encoder_args": json.loads(encoder_args), "width": width, "classes": SUPER_CLASSES if typed else (), "batch_size": batch_size}
-settings |= {"tile_px": tile_px, "lr": learning_rate, "seed": seed, "device": device, "progress": track}
+settings = {"encoder": encoder, "encoder_args": json.loads(encoder_args), "width": width}
+settings |= {"classes": SUPER_CLASSES if typed else (), "batch_size": batch_size, "tile_px": tile_px}
+settings |= {"lr": learning_rate, "seed": seed, "device": device, "progress": track}
 n_steps = steps if dataset == "virtual" else real_steps
 histories = []
 for split in splits:
@@ -116,7 +130,8 @@ nuclei.write_splits(run.stage / "splits.json", splits)
 
 # %% [markdown]
 # ## Did it learn?
-# *Before you look:* the nuclear loss starts near log 2 + 1 (a coin per pixel, no overlap). Where would you expect the type loss of four classes to start, and to end, if one label in ten were wrong?
+# *Before you look:* the nuclear loss starts near log 2 + 1 (a coin per pixel, no overlap). Where would you expect
+# the type loss of four classes to start, and to end, if one label in ten were wrong?
 
 # %%
 history = pd.concat(histories)
@@ -136,16 +151,19 @@ expect(
 report(f"{key}.grad_norm", float(last["grad_norm"].mean()))
 
 # %% [markdown]
-# The segmentation terms fall fast and flatten: what a nucleus looks like is learned in a minute. The type loss stays well above zero. Part of it is
-# nuclei that look like another type, part of it is labels that are wrong; a training loss cannot tell you which. Notebook 12 can, because there the truth is known.
+# The segmentation terms fall fast and flatten: what a nucleus looks like is learned in a minute. The type loss
+# stays well above zero. Part of it is
+# nuclei that look like another type, part of it is labels that are wrong; a training loss cannot tell you which.
+# Notebook 12 can, because there the truth is known.
 #
 # ## A head start for real tiles
-# Real annotation is scarce, virtual tissue is free. *Predict:* does a network that has only ever seen virtual tissue find real nuclei? And does it help to start from it?
+# Real annotation is scarce, virtual tissue is free. *Predict:* does a network that has only ever seen virtual
+# tissue find real nuclei? And does it help to start from it?
 
 # %%
 if dataset != "virtual" and tune_steps and folds == 0:
-    planted = nuclei.open_sections("virtual", stage=run.inputs("10_nuclei_labels", dataset="virtual", data_dir="") / "nuclei.h5")
-    planted = [s.without_labels() for s in planted]  # as the real tiles: nuclei, no types
+    stage = run.inputs("10_nuclei_labels", dataset="virtual", data_dir="") / "nuclei.h5"
+    planted = [s.without_labels() for s in nuclei.open_sections("virtual", stage=stage)]  # as real tiles: no types
     virtual, _ = nuclei.train_split(planted, nuclei.everything(planted), steps=steps, **(settings | {"classes": ()}))
     predict.save(run.stage / "nuclei_virtual.safetensors", virtual, dataset="virtual", seed=seed)
     tuned, history = nuclei.train_split(sections, splits[0], steps=tune_steps, start=virtual, **settings)
@@ -156,9 +174,12 @@ else:
 
 # %% [markdown]
 # ## Another set of labels, the same network
-# The type head reads the mean feature of a nucleus, so it can be trained alone on cached features, in seconds. That makes label sets comparable:
-# same segmentation, same nuclei, same steps, only the labels differ. The first arm is notebook 10's image-oriented typing. The second is the **shuffled control**:
-# the same labels, permuted among the nuclei of each patient. A method that still scores with it is reading something else than the labels.
+# The type head reads the mean feature of a nucleus, so it can be trained alone on cached features, in seconds. That
+# makes label sets comparable:
+# same segmentation, same nuclei, same steps, only the labels differ. The first arm is notebook 10's image-oriented
+# typing. The second is the **shuffled control**:
+# the same labels, permuted among the nuclei of each patient. A method that still scores with it is reading
+# something else than the labels.
 
 # %%
 if typed:
@@ -177,7 +198,8 @@ if typed:
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
-# How few labels does the type head need? Train it on 5, 20, 100 and 500 typed nuclei per class and plot its accuracy on the rest of the cached nuclei.
+# How few labels does the type head need? Train it on 5, 20, 100 and 500 typed nuclei per class and plot its
+# accuracy on the rest of the cached nuclei.
 
 # %% tags=["solution"]
 if typed:
@@ -192,15 +214,20 @@ if typed:
         head = nuclei.fit_type_head(table.features, few, classes=len(SUPER_CLASSES), seed=seed)
         rest = (few < 0) & (labels >= 0)
         guess = predict.type_probabilities(head, table.features[rest]).argmax(1)
-        print(f"{n:4d} per class: {(guess == labels[rest]).mean() if rest.any() else float('nan'):.2f} agree with the label")
+        agree = (guess == labels[rest]).mean() if rest.any() else float("nan")
+        print(f"{n:4d} per class: {agree:.2f} agree with the label")
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (10 minutes)
-# Run this notebook with another encoder, a vision transformer: `stpath run 11 -p encoder=vit_tiny_patch16_224 -p encoder_args='{"dynamic_img_size": true}' -p steps=200`. What happens to the time per step, and to the curves? Why does a transformer trained from nothing on nine sections lag behind?
+# Run this notebook with another encoder, a vision transformer: `stpath run 11 -p encoder=vit_tiny_patch16_224 -p
+# encoder_args='{"dynamic_img_size": true}' -p steps=200`. What happens to the time per step, and to the curves? Why
+# does a transformer trained from nothing on nine sections lag behind?
 
 # %% [markdown] tags=["solution"]
-# A step costs several times more, because every 16-pixel patch attends to all others. The nuclear loss falls more slowly: a convolution *knows* that a nucleus may lie
-# anywhere, a transformer has to learn it, and nine small sections are little to learn it from. Transformers win when they come pretrained on millions of tiles.
+# A step costs several times more, because every 16-pixel patch attends to all others. The nuclear loss falls more
+# slowly: a convolution *knows* that a nucleus may lie
+# anywhere, a transformer has to learn it, and nine small sections are little to learn it from. Transformers win
+# when they come pretrained on millions of tiles.
 
 # %% [markdown]
 # ## Key points

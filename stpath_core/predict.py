@@ -169,7 +169,7 @@ def _check_image(image: np.ndarray, mpp: float) -> None:
 
 @torch.no_grad()
 def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_flips: bool):
-    """Maps at the crop's own pixels (4, H, W): probability, horizontal, vertical, depth; and features at the network's grid.
+    """Maps at the crop's own pixels (4, H, W): probability, horizontal, vertical, depth; features at its grid.
 
     The features, (1, F, h, w) and (1, C, h', w'), cover the crop padded to whole strides: its shape comes last.
     """

@@ -116,6 +116,7 @@ def test_the_calibration_card_was_written_from_the_frozen_defaults():
     card = load_card()
     assert card["schema"] == "stpath.calibration/1"
     assert set(card["sources"]) >= {"monuseg", "nucls"}
+    assert card["strengths"] == strengths()  # a changed default needs the card written again, beside the real tiles
     for name, seen in card["monuseg"].items():
         assert seen["min"] <= card["virtual"][name]["median"] <= seen["max"], name
     for stain in ("hematoxylin", "eosin"):

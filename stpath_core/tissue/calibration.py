@@ -29,9 +29,10 @@ def load_card() -> dict:
 
 def strengths() -> dict:
     """The frozen defaults that the real tiles decided: the mean stain, and nuclear area and density of every type."""
+    nuclei = {name: cell_type.nucleus for name, cell_type in CELL_TYPES.items()}
     return {
         "stain": json.loads(json.dumps(asdict(Stain()))),
-        "nucleus": {name: {"area_um2": t.nucleus.area_um2, "density": t.nucleus.density} for name, t in CELL_TYPES.items()},
+        "nucleus": {name: {"area_um2": n.area_um2, "density": n.density} for name, n in nuclei.items()},
     }
 
 

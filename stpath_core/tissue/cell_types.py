@@ -54,8 +54,9 @@ class CellType:
     cytoplasm: Cytoplasm
 
 
-_LUMINAL = Nucleus(area_um2=39, aspect=1.35, wobble=0.045, density=0.52, vesicular=0.4, clumps=0.33,
-                   clump_um=0.8, nucleoli=0.5)
+_LUMINAL = Nucleus(
+    area_um2=39, aspect=1.35, wobble=0.045, density=0.52, vesicular=0.4, clumps=0.33, clump_um=0.8, nucleoli=0.5
+)
 _BASAL = Nucleus(area_um2=30, aspect=1.75, wobble=0.05, density=0.62, vesicular=0.25, clumps=0.35, nucleoli=0.1)
 _CARCINOMA = Nucleus(
     area_um2=64, area_sd=0.27, aspect=1.38, aspect_sd=0.17, wobble=0.065, density=0.50, density_sd=0.20,
@@ -104,7 +105,8 @@ _TABLE = (
      Cytoplasm(eosin=0.30, hematoxylin=0.07, radius_um=4.5, grain=0.35)),
     ("neutrophil", "inflammatory",
      Nucleus(area_um2=22, area_sd=0.14, aspect=1.9, bend=0.5, lobes=0.2, wobble=0.07, density=1.0,
-             vesicular=0.0, clumps=0.15, nucleoli=0.0), Cytoplasm(eosin=0.36, hematoxylin=0.04, radius_um=3.6, grain=0.3)),
+             vesicular=0.0, clumps=0.15, nucleoli=0.0),
+     Cytoplasm(eosin=0.36, hematoxylin=0.04, radius_um=3.6, grain=0.3)),
     ("mast", "inflammatory", Nucleus(area_um2=25, aspect=1.2, density=0.78, vesicular=0.1, nucleoli=0.0),
      Cytoplasm(eosin=0.34, hematoxylin=0.28, radius_um=3.8, grain=0.5)),
     ("fibroblast", "connective", _SPINDLE, _FIBRE),

@@ -77,9 +77,7 @@ def keep_apart(xy_um: np.ndarray, reach_um: np.ndarray, priority: np.ndarray) ->
     return kept
 
 
-def along_contours(
-    field: np.ndarray, *, pitch_um: np.ndarray, grid_um: float, rng: np.random.Generator
-) -> np.ndarray:
+def along_contours(field: np.ndarray, *, pitch_um: np.ndarray, grid_um: float, rng: np.random.Generator) -> np.ndarray:
     """(n, 4) points x_um, y_um and the unit normal that points uphill, strung along the zero line of a grid.
 
     pitch_um : a grid like `field`, that says how far apart they are where the line runs.
