@@ -174,10 +174,11 @@ if dataset == "virtual":
         expect(f"{key}.{measure}", value[measure], low, high, why)
 
 # %% [markdown]
-# Detection comes first, typing last, and outlines lie between, on virtual tissue as in every published table. The
-# shuffled head scores what guessing scores, so what the other one knows it knows from its labels. Colour alone goes
-# some way (lymphocytes *are* dark), which is why "above chance" would have been too easy a test. The rest of the way
-# to the oracle is shape, texture and surroundings, or what is still to be won.
+# Detection comes first; outlines and types follow at a distance, on virtual tissue as in published tables (where
+# typing is further behind, because real labels and real stains are harder). The shuffled head scores what guessing
+# scores, so what the other one knows it knows from its labels. Colour alone goes some way (lymphocytes *are* dark),
+# which is why "above chance" would have been too easy a test. The rest of the way to the oracle is shape, texture and
+# surroundings, or what is still to be won.
 #
 # ## Is it really better?
 # Two intervals that overlap can still hide a clear winner, because both methods stumble over the same hard images. So
