@@ -99,7 +99,7 @@ import numpy as np
 from stpath_core.tissue.cell_types import REGIONS
 from stpath_core.tissue.histology import instance_mask
 
-# inputs: run, sections
+# inputs: run, sections, size_um, plot
 shown = sections["breast"]
 instances = instance_mask(shown.arch.nuclei_um, mpp=shown.mpp, shape=shown.image.shape[:2])
 classes = shown.arch.cells["super_class"].astype(str).to_numpy()
@@ -152,7 +152,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-# inputs: sections
+# inputs: sections, tissue
 with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from spatialdata_io import xenium
@@ -171,7 +171,7 @@ with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
 # %% tags=["copy-me"]
 from stpath_core.tissue.card import effect_costs
 
-# inputs: run, sections
+# inputs: run, sections, tissue, seed
 names = ["expression_batch", "gene_sensitivity", "depth_variation", "overdispersion", "ambient", "leakage", "overlap"]
 names += ["unassigned", "missed", "merged", "misregistration_um", "warp_um"]
 costs = effect_costs(sections["breast"].arch, effects=tissue.Effects(), names=names, seed=seed)

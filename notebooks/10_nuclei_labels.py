@@ -91,7 +91,7 @@ import numpy as np
 
 from stpath_core import evaluate, labels
 
-# inputs: run, sections, dataset
+# inputs: run, sections, dataset, expect, report
 prefix = "part1." if dataset == "virtual" else f"part1.{dataset}."  # real data carry their name
 owner = np.array([s.patient for s in sections])
 contrast = evaluate.bootstrap([labels.registration_score(s) for s in sections], owner)
@@ -136,7 +136,7 @@ import anndata
 
 from stpath_core import keys, labels
 
-# inputs: run, sections, min_counts, margin
+# inputs: run, sections, min_counts, margin, prefix, expect
 counted = anndata.concat([labels.count_transcripts(s) for s in sections])
 typed = labels.type_nuclei(counted, min_counts=min_counts, margin=margin)
 known = (typed.obs[keys.LABEL] != keys.UNKNOWN).to_numpy()

@@ -65,9 +65,10 @@ sections = nuclei.open_sections(dataset, stage=stage, data_dir=data_dir, mpp=mpp
 unseen = evaluate.UNSEEN_ORGANS if dataset == "virtual" else ()
 cases = registry()[dataset].holdout if holdout and dataset != "virtual" else ()
 splits = nuclei.outer_splits(sections, unseen_organs=unseen, holdout=cases, folds=folds)
+apart = ("patient", "organ") if dataset == "virtual" else ("patient",)
 for split in splits:
     train = [s for s in sections if s.name in split.train]
-    evaluate.audit_split(train, [s for s in sections if s.name in split.test])
+    evaluate.audit_split(train, [s for s in sections if s.name in split.test], apart=apart)
     fit_on, validate_on = nuclei.inner_split(train, seed=seed)
     print(f"fit on {len(fit_on)}, validate on {[s.name for s in validate_on]}, held out: {list(split.test) or 'none'}")
 
@@ -85,7 +86,7 @@ for split in splits:
 from stpath_core import plot
 from stpath_core.data import NucleiTiles, distance_targets
 
-# inputs: fit_on, tile_px, seed
+# inputs: run, fit_on, tile_px, seed
 tiles = NucleiTiles(fit_on, mpp=0.5, size_px=tile_px, stride=1, batch_size=4, seed=seed)
 batch = tiles(0)
 axes = plot.training_tiles(batch.image, distance_targets(batch.instances), mpp=0.5)
@@ -113,8 +114,8 @@ from stpath_core import nuclei, predict
 from stpath_core.progress import track
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 
-# inputs: run, sections, splits, dataset, encoder, encoder_args, width, steps, real_steps, batch_size, tile_px,
-# learning_rate, seed, device
+# inputs: run, sections, splits, dataset, encoder, encoder_args, width, steps, real_steps
+# inputs: batch_size, tile_px, learning_rate, seed, device
 typed = all(s.labels is not None for s in sections)  # without types the type head is left out, not zeroed
 settings = {"encoder": encoder, "encoder_args": json.loads(encoder_args), "width": width}
 settings |= {"classes": SUPER_CLASSES if typed else (), "batch_size": batch_size, "tile_px": tile_px}
@@ -182,7 +183,7 @@ else:
 # something else than the labels.
 
 # %%
-if typed:
+if typed and len(splits) == 1:
     learners = [s for s in sections if s.name in splits[0].train]
     tiles = NucleiTiles(learners, mpp=0.5, size_px=tile_px, stride=1, batch_size=batch_size, seed=seed + 2)
     table = nuclei.cache_features(network, tiles, batches=max(2, n_steps // 8), progress=track)
@@ -202,7 +203,7 @@ if typed:
 # accuracy on the rest of the cached nuclei.
 
 # %% tags=["solution"]
-if typed:
+if typed and len(splits) == 1:
     import numpy as np
 
     labels, rng = table.labels(arms["image_oriented"]), np.random.default_rng(seed)

@@ -29,9 +29,7 @@ out: str = ""  # where the run is recorded; empty: runs/
 mpp: float | None = None  # um per pixel of real tiles, where neither the files nor the registry say it
 radius_um: float = 6.0  # a detection counts when its centre lies this close to a true one
 draws: int = 2000  # bootstrap draws behind every interval
-average_flips: bool | None = (
-    None  # mean of four mirrored predictions, 4 times as long; None: yes, or what the profile says
-)
+average_flips: bool | None = None  # mean of four mirrored predictions, 4 times as long; None: the profile's
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -103,6 +101,7 @@ for split in splits:
 
 # %% tags=["copy-me"]
 from stpath_core.models import baselines
+from stpath_core.progress import track
 
 # inputs: dataset, splits, train, test
 one_per_organ = list({s.organ: s for s in train}.values())
@@ -119,7 +118,7 @@ print(settings)
 # perfectly and drops the false alarms: what is missing to 1 there are the nuclei that were not found.
 
 # %% tags=["copy-me"]
-# inputs: trained, device, typed, train, test, found
+# inputs: trained, device, typed, train, test, found, networks, radius_um, baselines, evaluate, predict (as above)
 types = {}
 if typed and test:
     networks["shuffled"] = predict.load(trained / "nuclei_shuffled.safetensors", device=device)

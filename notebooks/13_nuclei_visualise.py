@@ -83,12 +83,13 @@ for name, ids, classes in (("predicted", s.instances, types), ("true", s.truth_i
 
 # %% tags=["copy-me"]
 import matplotlib.pyplot as plt
+import numpy as np
 
-from stpath_core import predict
+from stpath_core import plot, predict
 from stpath_core.models.baselines import middle
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 
-# inputs: run, device, s, typed
+# inputs: run, device, s, typed, dataset, nuclei, report (of stpath_core.record)
 trained = run.inputs("11_nuclei_train")
 split = next(x for x in nuclei.read_splits(trained / "splits.json") if s.name in x.test)
 network = predict.load(trained / f"nuclei{'_image_oriented' if typed else split.suffix}.safetensors", device=device)
@@ -261,7 +262,7 @@ from matplotlib.colors import to_rgb
 
 from stpath_core import io
 
-# inputs: run, s, typed, views, dataset
+# inputs: run, s, typed, views, dataset, tables, plot
 outlines = io.mask_outlines(s.instances)
 names = [str(plot.type_names(s.labels)[i]) for i in outlines] if typed else None
 colours = {name: tuple(round(255 * v) for v in to_rgb(c)) for name, c in plot.COLOURS.items()}
