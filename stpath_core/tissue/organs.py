@@ -83,7 +83,7 @@ _CRYPT = Structure(kind="gland", cells={"colonocyte": 0.6, "goblet": 0.34, "t_cd
                    spacing_um=80, wobble=0.04, height_um=25, layer_um=7, pitch_um=5.8, gap_um=12,
                    mucin=0.5)  # fmt: skip
 _ALVEOLUS = Structure(kind="alveolus", cells={"alveolar_type2": 8, "endothelial": 1.8, "pericyte": 1.0, "macrophage": 1,
-                      "fibroblast": 0.8, "t_cd4": 0.4}, radius_um=55, spacing_um=74, wobble=0.1, gap_um=7,
+                      "fibroblast": 0.8, "t_cd4": 0.4}, radius_um=46, spacing_um=62, wobble=0.1, gap_um=7,
                       height_um=0.5, layer_um=-2.2, pitch_um=9)  # fmt: skip
 _TUBULE = Structure(kind="gland", cells={"tubule_epithelial": 0.97, "t_cd8": 0.01}, radius_um=25, radius_sd=0.16,
                     spacing_um=45, stretch=1.35, wobble=0.05, height_um=14, layer_um=7, pitch_um=10.5,
@@ -145,7 +145,7 @@ ORGAN_PLANS: dict[str, Organ] = {
     "lung": Organ(nuclear_size=1.05, tumour_size=1.1, compartments={
         "gland": _normal(0.26, _ALVEOLUS, stroma_pitch_um=14, collagen=0.35),
         "in_situ": _tumour(0.13, _LEPIDIC),
-        "invasive": _tumour(0.32, replace(_NEST, radius_um=62, spacing_um=128, gap_um=12, pitch_um=10.4)),
+        "invasive": _tumour(0.32, replace(_NEST, radius_um=48, spacing_um=98, gap_um=10, pitch_um=10.4)),
         "connective": _STROMA, "immune": _IMMUNE,
     }),
     "kidney": Organ(nuclear_size=0.92, tumour_size=0.85, compartments={
