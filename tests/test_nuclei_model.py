@@ -38,14 +38,20 @@ def test_no_classes_leave_the_type_head_out():
     assert NucleiNet(encoder_args=SLIM, width=8).type_head is None
 
 
-def test_pooling_is_the_mean_over_the_pixels_of_each_nucleus():
+def test_pooling_is_the_mean_of_the_pixels_and_the_context_at_the_centroid():
     torch.manual_seed(0)
-    fine, context = torch.rand(2, 3, 8, 8), torch.rand(2, 2, 8, 8)  # context on the same grid: no interpolation
-    ids = torch.randint(0, 4, (2, 8, 8))
+    fine = torch.rand(2, 3, 8, 8)
+    rows, cols = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    context = torch.stack([rows, cols])[None].repeat(2, 1, 1, 1)  # says where it is read, at half the resolution
+    ids = torch.zeros(2, 8, 8, dtype=torch.long)
+    ids[0, 1:4, 2:7], ids[1, 4:8, 2:4], ids[1, 0, 0] = 5, 2, 9
     features, keys = pool_nuclei(fine, context, ids)
+    assert keys.tolist() == [[0, 5], [1, 2], [1, 9]]
     for row, (b, k) in zip(features, keys.tolist(), strict=True):
         mask = ids[b] == k
-        torch.testing.assert_close(row, torch.cat([fine[b][:, mask].mean(1), context[b][:, mask].mean(1)]))
+        place = mask.nonzero().float().mean(0) + 0.5  # row, column of the centroid, in fine pixels
+        torch.testing.assert_close(row[:3], fine[b][:, mask].mean(1))
+        torch.testing.assert_close(row[3:], (place / 2 - 0.5).clamp(0, 3))
 
 
 def test_distance_targets_reach_one_at_both_ends_and_zero_at_the_centre():

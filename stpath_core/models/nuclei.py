@@ -114,17 +114,32 @@ class TypeHead(nn.Module):
 
 
 def pool_nuclei(fine: Tensor, context: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean feature of every nucleus of a batch: fine ones over its pixels, context ones bilinearly at the same pixels.
+    """Feature of every nucleus of a batch: the mean of the fine ones over its pixels, the context at its centroid.
 
     fine : (B, F, h, w); context : (B, C, h', w'); instances : (B, h, w) integer ids, 0 background, unique per image.
     Returns features (n, F + C) and keys (n, 2): image index and instance id, sorted by both.
     """
-    wide = F.interpolate(context, size=fine.shape[-2:], mode="bilinear", align_corners=False)  # (B, C, h, w)
     b, r, c = instances.nonzero(as_tuple=True)
     ids = instances[b, r, c].long()
     top = int(ids.max()) + 1 if len(ids) else 1
     keys, index = torch.unique(b * top + ids, return_inverse=True)  # (n,), (pixels,)
-    pixels = torch.cat([fine[b, :, r, c], wide[b, :, r, c]], 1).float()  # (pixels, F + C)
-    total = pixels.new_zeros(len(keys), pixels.shape[1]).index_add_(0, index, pixels)
+    image = keys // top
     size = torch.bincount(index, minlength=len(keys)).clamp(min=1)[:, None]
-    return total / size, torch.stack([keys // top, keys % top], 1)
+    pixels = fine[b, :, r, c].float()  # (pixels, F)
+    mean = pixels.new_zeros(len(keys), pixels.shape[1]).index_add_(0, index, pixels) / size
+    place = torch.stack([r, c], 1).float() + 0.5
+    centroid = place.new_zeros(len(keys), 2).index_add_(0, index, place) / size  # (n, 2) row, column
+    scale = centroid.new_tensor([context.shape[-2] / fine.shape[-2], context.shape[-1] / fine.shape[-1]])
+    return torch.cat([mean, _bilinear(context, image, centroid * scale - 0.5)], 1), torch.stack([image, keys % top], 1)
+
+
+def _bilinear(maps: Tensor, image: Tensor, at: Tensor) -> Tensor:
+    """Read maps (B, C, h, w) at points `at` (n, 2; row, column of pixel centres) of the images `image` (n,): (n, C)."""
+    last = at.new_tensor([maps.shape[-2] - 1, maps.shape[-1] - 1])
+    at = at.clamp(min=0).minimum(last)
+    low = at.floor()
+    t = (at - low)[:, :, None]  # (n, 2, 1)
+    (r0, c0), (r1, c1) = low.long().T, torch.minimum(low + 1, last).long().T
+    above = maps[image, :, r0, c0] * (1 - t[:, 1]) + maps[image, :, r0, c1] * t[:, 1]
+    below = maps[image, :, r1, c0] * (1 - t[:, 1]) + maps[image, :, r1, c1] * t[:, 1]
+    return (above * (1 - t[:, 0]) + below * t[:, 0]).float()
