@@ -108,6 +108,7 @@ run.figure("training_tiles", axes.flat[0])
 # %% tags=["copy-me"]
 import json
 
+import numpy as np
 import pandas as pd
 
 from stpath_core import nuclei, predict
@@ -191,9 +192,10 @@ if typed and len(splits) == 1:
         "image_oriented": [s.labels for s in learners],
         "shuffled": nuclei.shuffled_within_patient(learners, seed=seed),
     }
+    inner = np.isin(table.section, [k for k, s in enumerate(learners) if s.name in [v.name for v in validate_on]])
     for arm, by_section in arms.items():
         labels = table.labels(by_section)
-        head = nuclei.fit_type_head(table.features, labels, classes=len(SUPER_CLASSES), seed=seed)
+        head = nuclei.fit_type_head(table.features, labels, validation=inner, classes=len(SUPER_CLASSES), seed=seed)
         predict.save(run.stage / f"nuclei_{arm}.safetensors", predict.with_type_head(network, head, SUPER_CLASSES))
         print(f"{arm}: {(labels >= 0).sum():,} views of typed nuclei, {(labels < 0).mean():.0%} unknown")
 
@@ -204,15 +206,13 @@ if typed and len(splits) == 1:
 
 # %% tags=["solution"]
 if typed and len(splits) == 1:
-    import numpy as np
-
     labels, rng = table.labels(arms["image_oriented"]), np.random.default_rng(seed)
     for n in (5, 20, 100, 500):
         few = np.full_like(labels, -1)
         for k in range(len(SUPER_CLASSES)):
             rows = rng.permutation(np.flatnonzero(labels == k))[:n]
             few[rows] = k
-        head = nuclei.fit_type_head(table.features, few, classes=len(SUPER_CLASSES), seed=seed)
+        head = nuclei.fit_type_head(table.features, few, validation=inner, classes=len(SUPER_CLASSES), seed=seed)
         rest = (few < 0) & (labels >= 0)
         guess = predict.type_probabilities(head, table.features[rest]).argmax(1)
         agree = (guess == labels[rest]).mean() if rest.any() else float("nan")

@@ -228,31 +228,49 @@ def cache_features(model: NucleiNet, tiles: NucleiTiles, *, batches: int, progre
 
 
 def fit_type_head(
-    features: np.ndarray, labels: np.ndarray, *, classes: int, seed: int = 0, epochs: int = 10, balance: float = 0.5
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    validation: np.ndarray,
+    classes: int,
+    seed: int = 0,
+    epochs: int = 10,
+    balance: float = 0.5,
 ) -> TypeHead:
     """Train a type head on cached features; unknown labels (-1) are left out.
 
-    features : (n, F); labels : (n,). Each class weighs (1 / its frequency) ** balance: 0 as frequent, 1 all equal.
+    features : (n, F); labels : (n,); validation : (n,) booleans, rows of inner validation patients, whose loss after
+    each epoch decides which weights are kept: a head that learns labels by heart (shuffled ones cannot be learned
+    otherwise) stays at what carries over to other patients. Each class weighs (1 / its frequency) ** balance: 0 as
+    frequent, 1 all equal.
     """
     known = labels >= 0
-    count = np.bincount(labels[known], minlength=classes)
+    count = np.bincount(labels[known & ~validation], minlength=classes)
     if (count > 0).sum() < 2:
         msg = f"the labels hold {int((count > 0).sum())} class(es); a type head needs at least 2: check the typing"
         raise InputError(msg)
-    x, y = torch.from_numpy(features[known]), torch.from_numpy(labels[known])
+    x, y = torch.from_numpy(features[known & ~validation]), torch.from_numpy(labels[known & ~validation])
+    x_held, y_held = torch.from_numpy(features[known & validation]), torch.from_numpy(labels[known & validation])
     weight = torch.from_numpy((count.sum() / np.maximum(count, 1)) ** balance).float()
+    weight = weight / weight.mean()
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
     head = TypeHead(features.shape[1], classes)
     optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-2)
-    steps = epochs * max(1, len(x) // 256)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, total_steps=steps)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (256,), generator=rng)
-        optimiser.zero_grad(set_to_none=True)
-        type_loss(head(x[rows]), y[rows], weight / weight.mean()).backward()
-        optimiser.step()
-        schedule.step()
+    per_epoch = max(1, len(x) // 256)
+    best_loss, best = math.inf, deepcopy(head.state_dict())
+    for _ in range(epochs):
+        head.train()
+        for _ in range(per_epoch):
+            rows = torch.randint(len(x), (256,), generator=rng)
+            optimiser.zero_grad(set_to_none=True)
+            type_loss(head(x[rows]), y[rows], weight).backward()
+            optimiser.step()
+        with torch.no_grad():
+            loss = type_loss(head.eval()(x_held), y_held, weight).item() if len(x_held) else -math.inf
+        if loss < best_loss or not len(x_held):  # with nobody to validate on, the last epoch stands
+            best_loss, best = loss, deepcopy(head.state_dict())
+    head.load_state_dict(best)
     return head.eval()
 
 
