@@ -141,20 +141,6 @@ def type_probabilities(head: TypeHead, features: np.ndarray) -> np.ndarray:
         return head.eval()(torch.from_numpy(features).to(device)).softmax(1).cpu().numpy()
 
 
-def type_map(model: NucleiNet, image: np.ndarray, mpp: float) -> np.ndarray:
-    """Type probabilities of every pixel, as if it were a nucleus of its own: (H, W, 3) -> (K, H, W). For looking at."""
-    _check_image(image, mpp)
-    if model.type_head is None:
-        msg = "this checkpoint has no type head (its training set has no types); type_map needs one"
-        raise InputError(msg)
-    _, fine, context, padded = _network_maps(model, image, mpp, average_flips=False)
-    wide = F.interpolate(context, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-    pixels = torch.cat([fine, wide], 1)[0].flatten(1).T  # (h * w, F)
-    probs = torch.from_numpy(type_probabilities(model.type_head, pixels.numpy())).T.reshape(1, -1, *fine.shape[-2:])
-    probs = F.interpolate(probs, size=padded, mode="bilinear", align_corners=False)[0]
-    return probs[:, : image.shape[0], : image.shape[1]].numpy()
-
-
 def _check_image(image: np.ndarray, mpp: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         msg = f"the image has shape {image.shape} and type {image.dtype}; expected (H, W, 3) uint8: give RGB"
@@ -204,7 +190,7 @@ def _nucleus_features(
     at = (centroids[missing - 1] * (w / padded[1], h / padded[0])).astype(int)
     coarse[np.minimum(at[:, 1], h - 1), np.minimum(at[:, 0], w - 1)] = missing
     pooled, keys = pool_nuclei(fine, context, torch.from_numpy(coarse)[None])
-    out = np.zeros((n, fine.shape[1] + context.shape[1]), np.float32)
+    out = np.zeros((n, pooled.shape[1]), np.float32)
     out[keys[:, 1].numpy() - 1] = pooled.numpy()
     return out
 

@@ -20,7 +20,7 @@ def test_any_timm_encoder_gives_maps_at_the_asked_stride(encoder, args, stride):
     h, w = 64 // stride, 96 // stride
     assert logit.shape == (2, h, w)
     assert distance.shape == (2, 3, h, w)
-    assert fine.shape == (2, 8, h, w)
+    assert fine.shape == (2, 8 + 3, h, w)
     ids = torch.zeros(2, h, w, dtype=torch.long)
     ids[:, :5, :5] = 3
     features, keys = pool_nuclei(fine, context, ids)
@@ -51,7 +51,8 @@ def test_pooling_is_the_mean_of_the_pixels_and_the_context_at_the_centroid():
         mask = ids[b] == k
         place = mask.nonzero().float().mean(0) + 0.5  # row, column of the centroid, in fine pixels
         torch.testing.assert_close(row[:3], fine[b][:, mask].mean(1))
-        torch.testing.assert_close(row[3:], (place / 2 - 0.5).clamp(0, 3))
+        torch.testing.assert_close(row[6], mask.sum().float().log())
+        torch.testing.assert_close(row[9:], (place / 2 - 0.5).clamp(0, 3))
 
 
 def test_distance_targets_reach_one_at_both_ends_and_zero_at_the_centre():

@@ -2,13 +2,13 @@
 
 One shared decoder gives a feature vector per output pixel; three small heads read it: is this pixel nucleus, where in
 its nucleus does it lie (horizontal and vertical map), and which type has the nucleus. The type head is applied to the
-*mean feature of a nucleus*, which is the soft vote of its pixels; so it can be retrained on cached nucleus features
-for another set of labels, in seconds, while the segmentation stays exactly as it is.
+*features of a nucleus* (what its pixels look like on average, how they vary, size, shape, surroundings), so it can be
+trained on cached nucleus features, in seconds, for any set of labels, while the segmentation stays exactly as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +66,7 @@ class NucleiNet(nn.Module):
         self.maps = nn.Sequential(_block(width, width), nn.Conv2d(width, 4, 1))
         context = self.levels[min(1, len(self.levels) - 1)]
         self.coarsest, self.feature_strides = deepest, (stride, context)
-        self.type_head = TypeHead(width + widths[context], len(classes)) if classes else None
+        self.type_head = TypeHead(2 * (width + 3) + 3 + widths[context], len(classes)) if classes else None
         self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN)[:, None, None])
         self.register_buffer("rgb_std", torch.tensor(RGB_STD)[:, None, None])
 
@@ -74,7 +74,8 @@ class NucleiNet(nn.Module):
         """Features of every output pixel: fine ones, and their wider surroundings.
 
         image : (B, 3, H, W) uint8, or float in [0, 1]; H and W multiples of the coarsest stride.
-        Returns (B, width, H/stride, W/stride) and the context (B, context_width, coarser grid).
+        Returns (B, width + 3, H/stride, W/stride), whose last three are the colours themselves, and the context
+        (B, C, coarser grid).
         """
         x = image.float() / 255 if image.dtype == torch.uint8 else image
         x = (x - self.rgb_mean) / self.rgb_std
@@ -89,7 +90,8 @@ class NucleiNet(nn.Module):
             y = refine(y + sides[s] if s in sides else y)
             if s == self.feature_strides[1]:
                 context = y
-        return y, context
+        colour = x if self.stride == 1 else F.avg_pool2d(x, self.stride)
+        return torch.cat([y, colour], 1), context
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 3, H, W) -> nucleus logits (B, h, w), distance maps (B, 3, h, w), fine features and context.
@@ -97,7 +99,7 @@ class NucleiNet(nn.Module):
         Distance maps: horizontal, vertical, depth (see `stpath_core.data.distance_targets`).
         """
         fine, context = self.forward_features(image)
-        maps = self.maps(fine)  # (B, 4, h, w)
+        maps = self.maps(fine[:, :-3])  # (B, 4, h, w)
         return maps[:, 0], maps[:, 1:], fine, context
 
 
@@ -114,23 +116,40 @@ class TypeHead(nn.Module):
 
 
 def pool_nuclei(fine: Tensor, context: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """Feature of every nucleus of a batch: the mean of the fine ones over its pixels, the context at its centroid.
+    """Feature of every nucleus of a batch: what it looks like, its size and shape, and what surrounds it.
 
     fine : (B, F, h, w); context : (B, C, h', w'); instances : (B, h, w) integer ids, 0 background, unique per image.
-    Returns features (n, F + C) and keys (n, 2): image index and instance id, sorted by both.
+    Returns features (n, 2 F + 3 + C) and keys (n, 2): image index and instance id, sorted by both. The features are
+    mean and standard deviation of the fine ones over the nucleus' pixels; log area and log half axes, in output
+    pixels; the context at its centroid.
     """
     b, r, c = instances.nonzero(as_tuple=True)
     ids = instances[b, r, c].long()
     top = int(ids.max()) + 1 if len(ids) else 1
     keys, index = torch.unique(b * top + ids, return_inverse=True)  # (n,), (pixels,)
     image = keys // top
-    size = torch.bincount(index, minlength=len(keys)).clamp(min=1)[:, None]
+    size = torch.bincount(index, minlength=len(keys)).clamp(min=1)[:, None].float()
+
+    def mean(values: Tensor) -> Tensor:  # (pixels, k) -> (n, k)
+        return values.new_zeros(len(keys), values.shape[1]).index_add_(0, index, values) / size
+
     pixels = fine[b, :, r, c].float()  # (pixels, F)
-    mean = pixels.new_zeros(len(keys), pixels.shape[1]).index_add_(0, index, pixels) / size
+    middle = mean(pixels)
+    spread = (mean((pixels - middle[index]).square()) + 1e-6).sqrt()
     place = torch.stack([r, c], 1).float() + 0.5
-    centroid = place.new_zeros(len(keys), 2).index_add_(0, index, place) / size  # (n, 2) row, column
+    centroid = mean(place)  # (n, 2) row, column
     scale = centroid.new_tensor([context.shape[-2] / fine.shape[-2], context.shape[-1] / fine.shape[-1]])
-    return torch.cat([mean, _bilinear(context, image, centroid * scale - 0.5)], 1), torch.stack([image, keys % top], 1)
+    around = _bilinear(context, image, centroid * scale - 0.5)
+    features = torch.cat([middle, spread, _shape(place - centroid[index], size, mean), around], 1)
+    return features, torch.stack([image, keys % top], 1)
+
+
+def _shape(offset: Tensor, size: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Log area and the log half axes of the ellipse with the same second moments: (n, 3)."""
+    yy, xx, xy = mean(torch.stack([offset[:, 0] ** 2, offset[:, 1] ** 2, offset[:, 0] * offset[:, 1]], 1)).T
+    half_trace, root = (yy + xx) / 2, (((yy - xx) / 2).square() + xy.square() + 1e-6).sqrt()
+    axes = torch.stack([half_trace + root, (half_trace - root).clamp(min=0)], 1) + 1 / 12  # a pixel has some width
+    return torch.cat([size.log(), axes.log() / 2], 1)
 
 
 def _bilinear(maps: Tensor, image: Tensor, at: Tensor) -> Tensor:
