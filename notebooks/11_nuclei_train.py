@@ -133,7 +133,7 @@ nuclei.write_splits(run.stage / "splits.json", splits)
 # %% [markdown]
 # ## Did it learn?
 # *Before you look:* the nuclear loss starts near log 2 + 1 (a coin per pixel, little overlap). Which of the two terms
-# do you expect to fall first, the one that says where nuclei are, or the one that says where in its nucleus a pixel lies?
+# do you expect to fall first: where nuclei are, or where in its nucleus a pixel lies?
 
 # %%
 history = pd.concat(histories)
@@ -174,14 +174,16 @@ else:
 
 # %% [markdown]
 # ## Another set of labels, the same network
-# The type head reads features of a nucleus: what its pixels look like on average and how they vary, its size and shape,
-# and its surroundings. It is trained alone on cached features, in seconds, and unknown nuclei take no part. That makes
+# The type head reads features of a nucleus: what its pixels look like on average and how they vary, its size and
+# shape, and its surroundings. It is trained alone on cached features, in seconds, and unknown nuclei take no part.
+# That makes
 # label sets comparable: same segmentation, same nuclei, only the labels differ. The first arm is notebook 10's
 # image-oriented typing. The second is the **shuffled control**: the same labels, permuted among the nuclei of each
 # patient. A method that still scores with it is reading something else than the labels.
 #
 # *A trap we fell into:* with a segmentation that had been trained together with the true labels, the shuffled head
-# reached .28 to .46. Each patient keeps its own mixture of types when labels are shuffled, and features that are already
+# reached .28 to .46. Each patient keeps its own mixture of types when labels are shuffled, and features that are
+# already
 # sorted by type need little more than mixtures to be named. So no label touches the network here before the heads do.
 
 # %%

@@ -193,8 +193,7 @@ def _check_image(folder: Path) -> Path:
 
 def _read(folder: Path):
     """spatialdata-io does the reading; masks and the DAPI image, which no lesson needs, stay on the disk."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the packages below: nothing a reader of ours could act on
+    with warnings.catch_warnings(action="ignore"):  # of the packages below: nothing a reader of ours could act on
         from spatialdata_io import xenium
 
         try:
