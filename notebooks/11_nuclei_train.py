@@ -182,7 +182,7 @@ else:
 # patient. A method that still scores with it is reading something else than the labels.
 #
 # *A trap we fell into:* with a segmentation that had been trained together with the true labels, the shuffled head
-# reached .28 to .46. Each patient keeps its own mixture of types when labels are shuffled, and features that are
+# reached .27 to .46. Each patient keeps its own mixture of types when labels are shuffled, and features that are
 # already
 # sorted by type need little more than mixtures to be named. So no label touches the network here before the heads do.
 
