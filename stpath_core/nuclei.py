@@ -26,16 +26,16 @@ def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
 
     The three terms are added with weight 1, as in HoVer-Net. They are computed in float32, also under autocast.
     """
-    logit, distance, fine, context = model(batch.image)
+    logit, distance, features = model(batch.image)
     inside = (batch.instances > 0).float()  # (B, h, w)
     terms = {
         "nucleus": nucleus_loss(logit.float(), inside),
         "distance": distance_loss(distance.float(), distance_targets(batch.instances), inside),
     }
     if model.type_head is not None and batch.labels is not None:
-        features, keys = pool_nuclei(fine, context, batch.instances)
-        if len(features) > 1:  # BatchNorm needs two
-            terms["type"] = type_loss(model.type_head(features).float(), batch.labels[keys[:, 0], keys[:, 1]])
+        pooled, keys = pool_nuclei(features, batch.instances)
+        if len(pooled) > 1:  # BatchNorm needs two
+            terms["type"] = type_loss(model.type_head(pooled).float(), batch.labels[keys[:, 0], keys[:, 1]])
     return {"loss": sum(terms.values()), **terms}
 
 
@@ -221,9 +221,8 @@ def cache_features(model: NucleiNet, tiles: NucleiTiles, *, batches: int, progre
     for step in progress(range(batches)):
         batch = tiles(step).to(device)
         with torch.no_grad():
-            _, _, fine, context = model.eval()(batch.image)
-            features, keys = pool_nuclei(fine, context, batch.instances)
-        found.append((features.cpu(), batch.section[keys[:, 0]].cpu(), keys[:, 1].cpu()))
+            pooled, keys = pool_nuclei(model.eval()(batch.image)[2], batch.instances)
+        found.append((pooled.cpu(), batch.section[keys[:, 0]].cpu(), keys[:, 1].cpu()))
     return NucleusTable(*(torch.cat(column).numpy() for column in zip(*found, strict=True)))
 
 

@@ -114,7 +114,7 @@ def predict_image(
     for top, left in progress(corners):
         y0, x0 = max(top - margin, 0), max(left - margin, 0)
         y1, x1 = min(top + core + margin, height), min(left + core + margin, width)
-        maps, fine, context, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips=average_flips)
+        maps, kept, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips=average_flips)
         found = instances_from_maps(maps[0], maps[3], mpp=mpp, threshold=threshold)
         bottom, right = min(top + core, height), min(left + core, width)
         probability[top:bottom, left:right] = maps[0, top - y0 : bottom - y0, left - x0 : right - x0]
@@ -124,7 +124,7 @@ def predict_image(
         x, y = centroids.T + np.array([[x0], [y0]])
         mine = (area > 0) & (x >= left) & (x < right) & (y >= top) & (y < bottom)
         table = np.concatenate([[0], np.where(mine, n + np.cumsum(mine), 0)]).astype(np.int32)
-        features.append(_nucleus_features(fine, context, found, centroids, padded)[mine])
+        features.append(_nucleus_features(kept, found, centroids, padded)[mine])
         window += table[found]
         n += int(mine.sum())
     area, centroids = _measure(instances)
@@ -157,7 +157,7 @@ def _check_image(image: np.ndarray, mpp: float) -> None:
 def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_flips: bool):
     """Maps at the crop's own pixels (4, H, W): probability, horizontal, vertical, depth; features at its grid.
 
-    The features, (1, F, h, w) and (1, C, h', w'), cover the crop padded to whole strides: its shape comes last.
+    The features, as `pool_nuclei` reads them, cover the crop padded to whole strides: its shape comes last.
     """
     device = next(model.parameters()).device
     height, width = crop.shape[:2]
@@ -169,19 +169,19 @@ def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_fli
     x = F.interpolate(x, size=grid, mode="bilinear", antialias=ratio < 1, align_corners=False)
     total, features = 0.0, ()
     for axes in ([], [3], [2], [2, 3]) if average_flips else ([],):
-        logit, distance, *kept = model(x.flip(axes))
+        logit, distance, kept = model(x.flip(axes))
         sign = torch.tensor([-1.0 if 3 in axes else 1.0, -1.0 if 2 in axes else 1.0, 1.0], device=device)[:, None, None]
         total = total + torch.cat([logit[:, None].sigmoid(), distance * sign], 1).flip(axes)
         features = features or kept
     maps = F.interpolate(total / (4 if average_flips else 1), size=padded, mode="bilinear", align_corners=False)[0]
-    return maps[:, :height, :width].cpu().numpy(), features[0].float().cpu(), features[1].float().cpu(), padded
+    return maps[:, :height, :width].cpu().numpy(), tuple(f.float().cpu() for f in features), padded
 
 
 def _nucleus_features(
-    fine, context, instances: np.ndarray, centroids: np.ndarray, padded: tuple[int, int]
+    features: tuple[torch.Tensor, ...], instances: np.ndarray, centroids: np.ndarray, padded: tuple[int, int]
 ) -> np.ndarray:
-    """Mean network feature per nucleus (n, F). One too small to own an output pixel takes the one at its centroid."""
-    n, (h, w) = len(centroids), fine.shape[-2:]
+    """Pooled features per nucleus (n, F). One too small to own an output pixel takes the one at its centroid."""
+    n, (h, w) = len(centroids), features[0].shape[-2:]
     instances = np.pad(instances, [(0, p - size) for p, size in zip(padded, instances.shape, strict=True)])
     rows = ((np.arange(h) + 0.5) * padded[0] / h).astype(int)
     cols = ((np.arange(w) + 0.5) * padded[1] / w).astype(int)
@@ -189,7 +189,7 @@ def _nucleus_features(
     missing = np.setdiff1d(np.flatnonzero(np.bincount(instances.ravel(), minlength=n + 1)[1:]) + 1, coarse)
     at = (centroids[missing - 1] * (w / padded[1], h / padded[0])).astype(int)
     coarse[np.minimum(at[:, 1], h - 1), np.minimum(at[:, 0], w - 1)] = missing
-    pooled, keys = pool_nuclei(fine, context, torch.from_numpy(coarse)[None])
+    pooled, keys = pool_nuclei(features, torch.from_numpy(coarse)[None])
     out = np.zeros((n, pooled.shape[1]), np.float32)
     out[keys[:, 1].numpy() - 1] = pooled.numpy()
     return out

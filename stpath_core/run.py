@@ -229,6 +229,17 @@ def _told(outcome: Outcome, one: Planned) -> str:
     return "\n".join(lines)
 
 
+# What makes a training step on a CPU quicker, and has to be known before a process starts.
+_QUICKER = {
+    # threads that wait without spinning: ten times faster where another process wants the cores, too
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # glibc returns every large tensor to the system and asks for it again, page by page; keeping it saves a third
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
+
 @contextmanager
 def _kernel_environment(folder: Path, given: Mapping[str, Any]) -> Iterator[None]:
     """What the kernel inherits: where to record, what was given, and this library."""
@@ -237,9 +248,8 @@ def _kernel_environment(folder: Path, given: Mapping[str, Any]) -> Iterator[None
         record.FOLDER_VARIABLE: str(folder),
         record.GIVEN_VARIABLE: json.dumps({k: v for k, v in given.items() if k != "out"}),
         "PYTHONPATH": os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")])),
-        # threads that wait without spinning: ten times faster where another process wants the cores, too
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
+    ours |= {name: os.environ.get(name, value) for name, value in _QUICKER.items()}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:

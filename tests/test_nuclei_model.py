@@ -16,16 +16,17 @@ VIT = {"out_indices": [1, 3], "dynamic_img_size": True, "depth": 4, "embed_dim":
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_any_timm_encoder_gives_maps_at_the_asked_stride(encoder, args, stride):
     model = NucleiNet(encoder=encoder, encoder_args=args, width=8, stride=stride, classes=("a", "b")).eval()
-    logit, distance, fine, context = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+    logit, distance, features = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
     h, w = 64 // stride, 96 // stride
     assert logit.shape == (2, h, w)
     assert distance.shape == (2, 3, h, w)
-    assert fine.shape == (2, 8 + 3, h, w)
+    assert [f.shape[:2] for f in features[:2]] == [(2, 8), (2, 3)]
+    assert all(f.shape[2:] == (h, w) for f in features[:2])
     ids = torch.zeros(2, h, w, dtype=torch.long)
     ids[:, :5, :5] = 3
-    features, keys = pool_nuclei(fine, context, ids)
+    pooled, keys = pool_nuclei(features, ids)
     assert keys.tolist() == [[0, 3], [1, 3]]
-    assert model.type_head(features).shape == (2, 2)
+    assert model.type_head(pooled).shape == (2, 2)
 
 
 def test_uint8_and_unit_float_images_give_the_same_maps():
@@ -40,17 +41,18 @@ def test_no_classes_leave_the_type_head_out():
 
 def test_pooling_is_the_mean_of_the_pixels_and_the_context_at_the_centroid():
     torch.manual_seed(0)
-    fine = torch.rand(2, 3, 8, 8)
+    fine, colour = torch.rand(2, 2, 8, 8), torch.rand(2, 1, 8, 8)
     rows, cols = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     context = torch.stack([rows, cols])[None].repeat(2, 1, 1, 1)  # says where it is read, at half the resolution
     ids = torch.zeros(2, 8, 8, dtype=torch.long)
     ids[0, 1:4, 2:7], ids[1, 4:8, 2:4], ids[1, 0, 0] = 5, 2, 9
-    features, keys = pool_nuclei(fine, context, ids)
+    features, keys = pool_nuclei((fine, colour, context), ids)
     assert keys.tolist() == [[0, 5], [1, 2], [1, 9]]
     for row, (b, k) in zip(features, keys.tolist(), strict=True):
         mask = ids[b] == k
         place = mask.nonzero().float().mean(0) + 0.5  # row, column of the centroid, in fine pixels
-        torch.testing.assert_close(row[:3], fine[b][:, mask].mean(1))
+        torch.testing.assert_close(row[:2], fine[b][:, mask].mean(1))
+        torch.testing.assert_close(row[2], colour[b, 0, mask].mean())
         torch.testing.assert_close(row[6], mask.sum().float().log())
         torch.testing.assert_close(row[9:], (place / 2 - 0.5).clamp(0, 3))
 

@@ -70,12 +70,11 @@ class NucleiNet(nn.Module):
         self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN)[:, None, None])
         self.register_buffer("rgb_std", torch.tensor(RGB_STD)[:, None, None])
 
-    def forward_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of every output pixel: fine ones, and their wider surroundings.
+    def forward_features(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of every output pixel, its colours, and its wider surroundings.
 
         image : (B, 3, H, W) uint8, or float in [0, 1]; H and W multiples of the coarsest stride.
-        Returns (B, width + 3, H/stride, W/stride), whose last three are the colours themselves, and the context
-        (B, C, coarser grid).
+        Returns (B, width, H/stride, W/stride), (B, 3, H/stride, W/stride) and the context (B, C, coarser grid).
         """
         x = image.float() / 255 if image.dtype == torch.uint8 else image
         x = (x - self.rgb_mean) / self.rgb_std
@@ -91,16 +90,16 @@ class NucleiNet(nn.Module):
             if s == self.feature_strides[1]:
                 context = y
         colour = x if self.stride == 1 else F.avg_pool2d(x, self.stride)
-        return torch.cat([y, colour], 1), context
+        return y, colour, context
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 3, H, W) -> nucleus logits (B, h, w), distance maps (B, 3, h, w), fine features and context.
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """(B, 3, H, W) -> nucleus logits (B, h, w), distance maps (B, 3, h, w), and what `pool_nuclei` reads.
 
         Distance maps: horizontal, vertical, depth (see `stpath_core.data.distance_targets`).
         """
-        fine, context = self.forward_features(image)
-        maps = self.maps(fine[:, :-3])  # (B, 4, h, w)
-        return maps[:, 0], maps[:, 1:], fine, context
+        features = self.forward_features(image)
+        maps = self.maps(features[0])  # (B, 4, h, w)
+        return maps[:, 0], maps[:, 1:], features
 
 
 class TypeHead(nn.Module):
@@ -115,14 +114,15 @@ class TypeHead(nn.Module):
         return self.mlp(self.norm(x))
 
 
-def pool_nuclei(fine: Tensor, context: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
+def pool_nuclei(features: tuple[Tensor, Tensor, Tensor], instances: Tensor) -> tuple[Tensor, Tensor]:
     """Feature of every nucleus of a batch: what it looks like, its size and shape, and what surrounds it.
 
-    fine : (B, F, h, w); context : (B, C, h', w'); instances : (B, h, w) integer ids, 0 background, unique per image.
-    Returns features (n, 2 F + 3 + C) and keys (n, 2): image index and instance id, sorted by both. The features are
-    mean and standard deviation of the fine ones over the nucleus' pixels; log area and log half axes, in output
-    pixels; the context at its centroid.
+    features : (B, F, h, w), colours (B, 3, h, w) and context (B, C, h', w') of `NucleiNet.forward`; instances :
+    (B, h, w) integer ids, 0 background, unique per image. Returns features (n, 2 (F + 3) + 3 + C) and keys (n, 2):
+    image index and instance id, sorted by both. The features are mean and standard deviation of the first two over the
+    nucleus' pixels; log area and log half axes, in output pixels; the context at its centroid.
     """
+    fine, colour, context = features
     b, r, c = instances.nonzero(as_tuple=True)
     ids = instances[b, r, c].long()
     top = int(ids.max()) + 1 if len(ids) else 1
@@ -133,15 +133,15 @@ def pool_nuclei(fine: Tensor, context: Tensor, instances: Tensor) -> tuple[Tenso
     def mean(values: Tensor) -> Tensor:  # (pixels, k) -> (n, k)
         return values.new_zeros(len(keys), values.shape[1]).index_add_(0, index, values) / size
 
-    pixels = fine[b, :, r, c].float()  # (pixels, F)
+    pixels = torch.cat([fine[b, :, r, c], colour[b, :, r, c]], 1).float()  # (pixels, F + 3)
     middle = mean(pixels)
     spread = (mean((pixels - middle[index]).square()) + 1e-6).sqrt()
     place = torch.stack([r, c], 1).float() + 0.5
     centroid = mean(place)  # (n, 2) row, column
     scale = centroid.new_tensor([context.shape[-2] / fine.shape[-2], context.shape[-1] / fine.shape[-1]])
     around = _bilinear(context, image, centroid * scale - 0.5)
-    features = torch.cat([middle, spread, _shape(place - centroid[index], size, mean), around], 1)
-    return features, torch.stack([image, keys % top], 1)
+    pooled = torch.cat([middle, spread, _shape(place - centroid[index], size, mean), around], 1)
+    return pooled, torch.stack([image, keys % top], 1)
 
 
 def _shape(offset: Tensor, size: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:

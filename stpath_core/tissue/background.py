@@ -70,6 +70,7 @@ class _Painter:
         self.ragged = np.array([1.0 if k in ("gland", "solid") else 0.2 for k in KINDS], np.float32)
         self.clear = table.clear.to_numpy(np.float32)
         self.mucin = (table.mucin.to_numpy() * rng.uniform(0, 1.6, len(table))).clip(0, 1).astype(np.float32)
+        self.curdled = rng.uniform(0.1, 1.4, len(table)).astype(np.float32)  # how clotted a lumen's secretion is
         self.tumour = table.region.isin(["invasive", "in_situ"]).to_numpy(np.float32)
         own = [getattr(arch.traits.plan.compartments.get(region), "collagen", 0.5) for region in REGIONS]
         collagen = np.array(own, np.float32)[layout.territory] * np.float32(arch.traits.collagen)
@@ -85,7 +86,7 @@ class _Painter:
         centre = cells[["x_um", "y_um"]].to_numpy() + away[:, None] * np.stack([np.cos(turn), np.sin(turn)], 1)
         self.x, self.y = centre.astype(np.float32).T
         self.size = np.sqrt(cells.long_um * cells.short_um).to_numpy(np.float32)
-        vary = np.exp(rng.normal(0, 0.15, (2, len(cells)))).astype(np.float32)
+        vary = np.exp(rng.normal(0, 0.2, (2, len(cells)))).astype(np.float32)
         self.cell_e = _CYTOPLASM["eosin"][code] * vary[0]
         self.cell_h = _CYTOPLASM["hematoxylin"][code] * vary[1] * arch.traits.basophilia
         self.reach, self.grain, self.border = (_CYTOPLASM[name][code] for name in ("radius_um", "grain", "border"))
@@ -125,13 +126,15 @@ class _Painter:
         turn = (turn * (0.5 * DIRECTIONS / np.pi)) % DIRECTIONS
         bundle = streaks(fibres(3.0, 26.0, mpp, 1), turn, row * TILE_PX + column)
         fibril = streaks(fibres(0.9, 16.0, mpp, 2), turn, row * TILE_PX + column)
-        web = streaks(fibres(3.0, 26.0, mpp, 1), turn, (row >> 1) * TILE_PX + (column >> 1))  # bundles twice as wide
+        web = streaks(fibres(6.0, 60.0, mpp, 3), turn, row * TILE_PX + column)
         patch = self._texture(band(30.0, mpp, 6), rows, 6)
         muscle = 0.85 * _step(self.up.linear(self.layout.muscle, rows), 0.6)
         tight = np.clip(np.maximum(self.up.linear(self.collagen, rows) + 0.22 * patch, muscle), 0, 1.1)
-        cleft = _step(bundle + 0.25 * fibril - 2.6 * tight + 0.6, 0.45)
+        cleft = _step(bundle + 0.25 * fibril - 2.6 * tight + 0.6, 0.6)
         strand = 0.39 * _ridge(web + 0.3 * s.coarse, 0.16) + 0.15 * _ridge(fibril, 0.3) * (s.coarse > 0.4)
-        solid = 0.32 + 0.27 * tight + 0.08 * bundle + 0.10 * fibril + 0.04 * (s.middle + s.fine)
+        seam = _ridge(web, 0.13) * _step(patch + 0.6, 1.0)  # thin and pale, where two bundles lie side by side
+        solid = 0.32 + 0.23 * tight + 0.07 * web + 0.06 * bundle + 0.06 * fibril + 0.02 * s.middle + 0.04 * s.fine
+        solid = solid * (1 - 0.45 * seam)
         e = solid + cleft * (0.045 + strand - solid)
         h = blue * (0.08 - 0.035 * tight + 0.02 * s.coarse) * (1 + 0.6 * s.middle + 0.3 * patch) + 0.015
         return np.maximum(h * (1 - 0.9 * cleft), 0), np.maximum(e, 0.01)
@@ -163,12 +166,12 @@ class _Painter:
         cell = np.where(inside > 0.5, self.host[cell], cell)
         clear, tumour = self.clear[s.owner], self.tumour[s.owner] * np.float32(self.traits.clefts)
         mesh = self._texture(foam(2.6, self.mpp, 1), s.rows, 7)
-        mottle = 0.3 * s.fine + 0.65 * s.middle + 0.35 * s.coarse - 0.7 * (1 - mesh)
+        mottle = 0.26 * s.fine + 0.4 * s.middle + 0.35 * s.coarse - 0.4 * (1 - mesh)
         hole = _step(self._texture(band(2.6, self.mpp, 8), s.rows, 9) - 2.9 + self.traits.vacuoles, 1.0)
         body = np.maximum(1 + self.grain[cell] * mottle, 0.05) * (1 - 0.7 * hole)
         gap = second - first
         membrane = _ridge(gap, 0.9) * self.border[cell] * (0.5 + 2.2 * clear)
-        membrane = membrane * np.maximum(clear, _step(s.coarse + 0.8, 1.0))
+        membrane = membrane * np.maximum(0.4 * clear, _step(s.coarse + 0.3 + 0.5 * clear, 1.2))  # in places only
         brush = 0.12 * _ridge(s.lumen + 0.6, 0.8)  # the surface towards a lumen is darker
         h = h + own * (self.cell_h[cell] * body * (1 - clear * (0.9 - 0.4 * mesh)) - h)
         e = e + own * (self.cell_e[cell] * body * (1 - clear * (0.97 - 0.55 * mesh)) + membrane + brush - e)
@@ -176,17 +179,18 @@ class _Painter:
         apart = tumour * inside * _ridge(gap, 0.6) * _step(s.coarse + 0.5, 0.8)  # cells shrink from each other
         shrunk = (tumour > 0) * _step(s.coarse + 2.5 * self.traits.clefts - 1.6, 0.8)  # and nests from their stroma
         halo = shrunk * _ridge(s.depth + 1.6 + 0.7 * s.coarse, 0.8 + 0.5 * self.traits.clefts)
-        kept = (1 - 0.9 * apart) * (1 - 0.92 * halo)
+        kept = (1 - 0.8 * apart) * (1 - 0.92 * halo)
         return h * kept, e * kept
 
     def _spaces(self, h: np.ndarray, e: np.ndarray, s: _Strip) -> tuple[np.ndarray, np.ndarray]:
         """Lumens, alveoli, the fat in fat cells: glass, now and then with secretion."""
         mucin = self.mucin[s.owner]
         secretion = mucin * _step(0.4 * s.lumen - 4.0 + 1.8 * s.coarse + 3 * mucin, 4.0)
-        content = 0.012 + secretion * (0.36 + 0.10 * s.coarse + 0.09 * s.middle + 0.05 * s.fine)
+        grain = 0.10 * s.coarse + 0.09 * s.middle + 0.05 * s.fine
+        content = 0.012 + secretion * (0.36 + self.curdled[s.owner] * grain)
         hollow = _step(s.lumen, 1.0)
         h, e = h + hollow * (0.008 + 0.05 * secretion - h), e + hollow * (content - e)
         fat = s.kind == KINDS.index("fat")
-        rim, empty = fat * _ridge(s.depth, 0.55), fat * _step(s.depth - 0.6, 0.6)
-        e = e + rim * (0.42 - e)
+        rim, empty = fat * _ridge(s.depth, 0.5), fat * _step(s.depth - 0.6, 0.6)
+        e = e + rim * np.clip(0.75 + 0.35 * s.coarse, 0.2, 1) * (0.40 - e)
         return h * (1 - empty), e * (1 - empty)

@@ -64,7 +64,7 @@ _CARCINOMA = Nucleus(
 )  # fmt: skip
 _LYMPHOCYTE = Nucleus(area_um2=22, area_sd=0.13, aspect=1.14, aspect_sd=0.07, wobble=0.05, density=0.95,
                       density_sd=0.13, vesicular=0.0, clumps=0.28, clump_um=1.2, nucleoli=0.0)  # fmt: skip
-_SPINDLE = Nucleus(area_um2=31, area_sd=0.24, aspect=2.9, aspect_sd=0.22, wobble=0.07, bend=0.12, density=0.62,
+_SPINDLE = Nucleus(area_um2=31, area_sd=0.24, aspect=2.9, aspect_sd=0.22, wobble=0.07, bend=0.19, density=0.62,
                    density_sd=0.18, vesicular=0.3, clumps=0.32, nucleoli=0.1)  # fmt: skip
 _FLAT = Nucleus(area_um2=21, area_sd=0.2, aspect=3.0, aspect_sd=0.2, wobble=0.06, bend=0.18, density=0.72,
                 vesicular=0.1, clumps=0.32, nucleoli=0.0)  # fmt: skip
@@ -104,7 +104,7 @@ _TABLE = (
      Nucleus(area_um2=32, area_sd=0.18, aspect=1.4, bend=0.3, density=0.62, vesicular=0.3, clumps=0.4, nucleoli=0.2),
      Cytoplasm(eosin=0.30, hematoxylin=0.07, radius_um=4.5, grain=0.35)),
     ("neutrophil", "inflammatory",
-     Nucleus(area_um2=22, area_sd=0.14, aspect=1.9, bend=0.5, lobes=0.2, wobble=0.07, density=1.0,
+     Nucleus(area_um2=22, area_sd=0.14, aspect=1.9, bend=0.38, lobes=0.14, wobble=0.06, density=0.9,
              vesicular=0.0, clumps=0.15, nucleoli=0.0),
      Cytoplasm(eosin=0.36, hematoxylin=0.04, radius_um=3.6, grain=0.3)),
     ("mast", "inflammatory", Nucleus(area_um2=25, aspect=1.2, density=0.78, vesicular=0.1, nucleoli=0.0),

@@ -2,7 +2,7 @@
 
 A nucleus is an ellipse whose radius wobbles with the angle, whose ends may be tapered and whose long axis may be bent:
     r(t) = 1 + sum_m wave_m cos(m t + turn_m),    u = a r cos t,
-    v = b r sin t (1 - taper min((u / a)^2, 1)) + bend (u^2 / a - a / 2),
+    v = b r sin t (1 - taper min((u / a)^2, 1)) + bend (u^2 / a - a / 2),    taper < 0 fills the ends,
 then turned by `angle` and moved to (x, y). The renderer inverts the same lines for every pixel.
 """
 
@@ -37,7 +37,7 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     area = p["area_um2"] * size * np.exp(p["area_sd"] * wild * z[0]) * cap
     aspect = 1.0 + (p["aspect"] - 1.0) * np.exp(2.2 * p["aspect_sd"] * z[1])
     table = pd.DataFrame({"long_um": np.sqrt(area * aspect / np.pi), "short_um": np.sqrt(area / aspect / np.pi)})
-    table["taper"] = (0.09 * (aspect - 1.3)).clip(0, 0.22) * rng.random(n)
+    table["taper"] = (0.16 * (aspect - 1.3)).clip(0, 0.32) * rng.uniform(-1.0, 0.4, n)  # below 0: rounded, full ends
     table["bend"] = p["bend"] * z[2] * 1.2
     for m in WAVES:
         amplitude = p["wobble"] * wild * rng.rayleigh(1.5 / m, n)
@@ -51,12 +51,12 @@ def draw_nuclei(rng: np.random.Generator, code: np.ndarray, *, size: np.ndarray,
     table["clump_um"] = p["clump_um"]
     table["nucleoli"] = rng.poisson(p["nucleoli"]).clip(0, 3)
     table["nucleolus_um"] = p["nucleolus_um"] * rng.uniform(0.75, 1.25, n)
-    table["blur_um"] = 0.2 + 0.8 * (1 - cap)
+    table["blur_um"] = 0.18 + 0.5 * rng.beta(1.2, 3.0, n) + 0.8 * (1 - cap)  # borders are sharp or not, cell by cell
     table["halo"] = rng.beta(0.5, 1.6, n)  # how far the cytoplasm has shrunk from the nucleus
     mitosis = (code == FINE_TYPES.index("carcinoma_cycling")) & (rng.random(n) < _MITOTIC_SHARE)
     table["mitosis"] = mitosis
     table.loc[mitosis, "short_um"] *= 0.55
-    table.loc[mitosis, ["density", "vesicular", "clumps", "nucleoli"]] = [1.2, 0.0, 0.2, 0]
+    table.loc[mitosis, ["density", "vesicular", "clumps", "nucleoli"]] = [1.0, 0.0, 0.3, 0]
     return table.astype({name: np.float32 for name in table if name not in ("nucleoli", "mitosis")})
 
 

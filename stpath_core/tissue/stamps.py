@@ -17,6 +17,7 @@ from stpath_core.tissue.structures import GRID_UM
 from stpath_core.tissue.texture import TILE_PX, band
 
 _CHUNK = 400_000  # window pixels painted at a time, to stay inside the cache
+_DARKEST = 1.3  # hematoxylin density that no nucleus exceeds: even a shrunken one is blue, not ink
 
 
 def _windows(
@@ -97,39 +98,45 @@ def _chromatin(rng: np.random.Generator, p: dict, *, mpp: float, width_px: int) 
     sizes = np.unique(p["clump_um"])
     which = np.searchsorted(sizes, p["clump_um"])
     tiles = np.stack([band(float(um), mpp, 1) for um in sizes]).reshape(-1)
+    drift = band(2.6, mpp, 3).reshape(-1)  # chromatin gathers on one side, and the membrane shows only in places
 
     def paint(i: np.ndarray, pixel: np.ndarray, u: np.ndarray, v: np.ndarray, inside_um: np.ndarray) -> np.ndarray:
         row, column = np.divmod(pixel, width_px)
         at = (row + corner[0][i]) % TILE_PX * TILE_PX + (column + corner[1][i]) % TILE_PX
-        clump = tiles[which[i] * TILE_PX**2 + at]
+        clump, uneven = tiles[which[i] * TILE_PX**2 + at], drift[at]
         deep = np.clip(inside_um / (0.45 * p["short_um"][i]), 0, 1)
         open_ = p["vesicular"][i]
-        amount = 1 - 0.45 * open_ * deep + p["clumps"][i] * (0.55 + 0.45 * open_) * clump * (0.4 + 0.6 * deep)
-        amount += (0.06 + 0.4 * open_) * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
+        amount = 1 - 0.45 * open_ * deep + p["clumps"][i] * (0.5 + 0.4 * open_) * clump * (1 - 0.4 * deep)
+        amount += 0.13 * uneven
+        membrane = (0.06 + 0.4 * open_) * np.clip(0.8 + 0.75 * uneven, 0, 1.8)
+        amount += membrane * np.exp(-(((inside_um - 0.35) / 0.45) ** 2))
         for k in range(3):
             has = np.flatnonzero(p["nucleoli"][i] > k)
             j = i[has]
             far = np.hypot(u[has] - spots[k, 0][j] * p["long_um"][j], v[has] - spots[k, 1][j] * p["short_um"][j])
             amount[has] += 0.9 * np.exp(-((far / (0.55 * p["nucleolus_um"][j])) ** 2))
-        return p["density"][i] * np.clip(amount, 0.12, 2.2)
+        return np.minimum(p["density"][i] * np.clip(amount, 0.12, 2.2), _DARKEST)
 
     return paint
 
 
 def stamp_bodies(rng: np.random.Generator, arch: Architecture, h: np.ndarray, e: np.ndarray, *, mpp: float) -> None:
-    """Paint mucin vacuoles of goblet cells, red cells in vessels and nuclei far out of focus, in place."""
-    kinds = (_goblets, _red_cells, _ghosts)
+    """Paint mucin vacuoles of goblet cells, red cells, debris in lumens and nuclei far out of focus, in place."""
+    kinds = (_goblets, _red_cells, _debris, _ghosts)
     bodies = pd.concat([kind(rng, arch).astype(np.float32) for kind in kinds], ignore_index=True)
     p = {name: bodies[name].to_numpy() for name in bodies}
     flat_h, flat_e = h.reshape(-1), e.reshape(-1)
+    wisps = band(1.8, mpp, 4).reshape(-1)
     reach = (p[name] + p["soft_um"] for name in ("long_um", "short_um"))
     for i, pixel, u, v in _windows(bodies, *reach, mpp=mpp, shape=h.shape):
         radius = np.hypot(u / p["long_um"][i], v / p["short_um"][i])
         inside_um = (1 - radius) * np.hypot(u, v) / (radius + 1e-6)
         alpha = np.clip(0.5 + inside_um / p["soft_um"][i], 0, 1) * p["opacity"][i]
         rim = np.exp(-(((inside_um - 0.2) / 0.7) ** 2)) * p["rim"][i]
-        flat_h[pixel] += alpha * (p["h"][i] - flat_h[pixel])
-        flat_e[pixel] += alpha * (p["e"][i] + rim - flat_e[pixel])
+        row, column = np.divmod(pixel, h.shape[1])
+        amount = np.maximum(1 + p["wispy"][i] * wisps[row % TILE_PX * TILE_PX + column % TILE_PX], 0.1)
+        flat_h[pixel] += alpha * (p["h"][i] * amount - flat_h[pixel])
+        flat_e[pixel] += alpha * (p["e"][i] * amount + rim - flat_e[pixel])
 
 
 def _goblets(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
@@ -142,26 +149,45 @@ def _goblets(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     return pd.DataFrame({
         "x_um": cells.x_um.to_numpy() + away * np.cos(angle), "y_um": cells.y_um.to_numpy() + away * np.sin(angle),
         "angle": angle, "long_um": long, "short_um": rng.uniform(2.8, 3.9, n), "h": rng.uniform(0.05, 0.16, n),
-        "e": rng.uniform(0.02, 0.12, n), "rim": 0.25, "opacity": 0.92, "soft_um": 1.2,
+        "e": rng.uniform(0.02, 0.12, n), "rim": 0.12, "opacity": rng.uniform(0.6, 0.95, n), "soft_um": 2.0, "wispy": 0.6,
     })  # fmt: skip
 
 
 def _red_cells(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     """Red cells in some of the vessels; less than no hematoxylin makes them redder than eosin alone."""
     layout = arch.layout
-    x, y = lattice(rng, arch.size_um, pitch_um=5.4, jitter=0.25).T
+    x, y = lattice(rng, arch.size_um, pitch_um=4.4, jitter=0.35).T
     owner = nearest(layout.structure, x, y, grid_um=GRID_UM)
-    filling = rng.choice([0.05, 0.5, 1.0], len(layout.structures))
+    filling = rng.choice([0.03, 0.3, 1.0], len(layout.structures))
     here = (layout.structures.kind.to_numpy()[owner] == "vessel") & (rng.random(len(x)) < filling[owner])
     here &= sample(layout.lumen, x, y, grid_um=GRID_UM) > 1.0
     x, y = x[here], y[here]
     long = rng.uniform(2.4, 3.2, len(x))
     cells = pd.DataFrame({
         "x_um": x, "y_um": y, "angle": rng.uniform(0, 3.1, len(x)), "long_um": long,
-        "short_um": long * rng.uniform(0.65, 1.0, len(x)), "h": -0.3, "e": rng.uniform(0.7, 0.95, len(x)), "rim": 0.08,
-        "opacity": 0.95, "soft_um": 1.2,
+        "short_um": long * rng.uniform(0.5, 1.0, len(x)), "h": -0.3, "e": rng.uniform(0.6, 0.95, len(x)), "rim": 0.08,
+        "opacity": rng.uniform(0.7, 0.97, len(x)), "soft_um": 1.2, "wispy": 0.0,
     })  # fmt: skip
-    return cells[keep_apart(np.stack([x, y], 1), 1.9 * long, rng.random(len(x)))]
+    return cells[keep_apart(np.stack([x, y], 1), 1.4 * long, rng.random(len(x)))]
+
+
+def _debris(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
+    """What lies in the lumens of glands: shed, pale cell bodies and clots of secretion, most of them near the wall."""
+    layout = arch.layout
+    x, y = lattice(rng, arch.size_um, pitch_um=9.0, jitter=0.5).T
+    owner = nearest(layout.structure, x, y, grid_um=GRID_UM)
+    dirty = rng.choice([0.0, 0.12, 0.45], len(layout.structures))
+    inside = sample(layout.lumen, x, y, grid_um=GRID_UM)
+    here = np.isin(layout.structures.kind.to_numpy()[owner], ["gland", "solid"]) & (inside > -1.0)
+    here &= rng.random(len(x)) < dirty[owner] * np.where(inside < 7, 1.0, 0.35)
+    x, y = x[here], y[here]
+    long = rng.lognormal(0.75, 0.5, len(x)).clip(0.8, 6)
+    return pd.DataFrame({
+        "x_um": x, "y_um": y, "angle": rng.uniform(0, 3.1, len(x)), "long_um": long,
+        "short_um": long * rng.uniform(0.4, 1.0, len(x)), "h": rng.uniform(0.02, 0.16, len(x)),
+        "e": rng.uniform(0.15, 0.6, len(x)), "rim": 0.05, "opacity": rng.uniform(0.3, 0.9, len(x)),
+        "soft_um": rng.uniform(0.8, 2.4, len(x)), "wispy": 0.4,
+    })  # fmt: skip
 
 
 def _ghosts(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
@@ -173,6 +199,6 @@ def _ghosts(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     ghosts = pd.DataFrame({
         "x_um": x, "y_um": y, "angle": turn, "long_um": 0.9 * cells.long_um.to_numpy(),
         "short_um": 0.9 * cells.short_um.to_numpy(), "h": rng.uniform(0.35, 0.75, n), "e": 0.35, "rim": 0.0,
-        "opacity": rng.uniform(0.3, 0.8, n), "soft_um": rng.uniform(2.0, 3.5, n),
+        "opacity": rng.uniform(0.3, 0.8, n), "soft_um": rng.uniform(2.0, 3.5, n), "wispy": 0.15,
     })  # fmt: skip
     return ghosts[tissue]

@@ -167,12 +167,12 @@ def _fibre(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:
     They follow the level lines of a stream function, which turns from distance to a smooth noise.
     """
     diagonal = int(np.ceil(np.hypot(*depth.shape))) + 2
-    sweep = 60 * smooth_noise(rng, (diagonal, diagonal), scale_px=(85 / GRID_UM, 300 / GRID_UM))
+    sweep = 36 * smooth_noise(rng, (diagonal, diagonal), scale_px=(85 / GRID_UM, 300 / GRID_UM))
     sweep += 0.7 * GRID_UM * np.arange(diagonal, dtype=np.float32)[:, None]
     sweep = ndi.rotate(sweep, rng.uniform(0, 180), reshape=False, order=1, mode="reflect")
     top, left = ((diagonal - n) // 2 for n in depth.shape)
     sweep = sweep[top : top + depth.shape[0], left : left + depth.shape[1]]
     away = np.maximum(-depth, 0)
-    near = np.exp(-away / 20)
+    near = np.exp(-away / 14)
     gy, gx = np.gradient(ndi.uniform_filter(near * 1.6 * away + (1 - near) * sweep, 7))
     return np.arctan2(gx, -gy).astype(np.float32)
