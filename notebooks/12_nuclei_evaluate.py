@@ -86,12 +86,12 @@ from stpath_core.progress import track
 # inputs: trained, splits, sections, by_name, device, average_flips
 look = partial(predict.predict_image, average_flips=average_flips is not False)
 typed = all(s.labels is not None for s in sections) and len(splits) == 1
-found, networks = [], {}
+found = []
 for split in splits:
     checkpoint = trained / f"nuclei{'_image_oriented' if typed else split.suffix}.safetensors"
-    networks["image_oriented"] = predict.load(checkpoint, device=device)
+    network = predict.load(checkpoint, device=device)
     asked = [by_name[name] for name in split.test]
-    found += [look(networks["image_oriented"], s.image, s.mpp) for s in track(asked, label="images")]
+    found += [look(network, s.image, s.mpp) for s in track(asked, label="images")]
 
 # %% [markdown]
 # ## Something simpler
@@ -114,16 +114,20 @@ print(settings)
 # %% [markdown]
 # For the *types* the rivals are: always the commonest class; the mean colour inside the nucleus and a logistic
 # regression; and the **shuffled control**, the same network whose type head saw the labels of other nuclei of the
-# same patient. All of them type the *same* detections, so they differ in typing alone. The oracle types them
-# perfectly and drops the false alarms: what is missing to 1 there are the nuclei that were not found.
+# same patient (three permutations, their counts added up). All of them type the *same* detections, so they differ in
+# typing alone. The oracle types them perfectly and drops the false alarms: what is missing to 1 there are the nuclei
+# that were not found.
 
 # %% tags=["copy-me"]
-# inputs: trained, device, typed, train, test, found, networks, radius_um, baselines, evaluate, predict (as above)
+import numpy as np
+
+# inputs: trained, typed, train, test, found, radius_um, baselines, evaluate, predict (as above)
 types = {}
 if typed and test:
-    networks["shuffled"] = predict.load(trained / "nuclei_shuffled.safetensors", device=device)
-    for arm, network in networks.items():
-        types[arm] = [predict.type_probabilities(network.type_head, n.features).argmax(1) for n in found]
+    types["image_oriented"] = [n.type_probs.argmax(1) for n in found]
+    heads = [predict.load(trained / f"nuclei_shuffled_{k}.safetensors").type_head for k in range(3)]
+    drawn = [[predict.type_probabilities(head, n.features).argmax(1) for head in heads] for n in found]
+    types["shuffled"] = [np.stack(types_of_image) for types_of_image in drawn]
     seen = [baselines.colour_features(s.image, s.instances) for s in train]
     new = [baselines.colour_features(s.image, n.instances) for s, n in zip(test, found, strict=True)]
     for arm, rival in (("colour", baselines.colour_classifier()), ("majority", baselines.majority_classifier())):

@@ -137,11 +137,13 @@ def expression_neighbours(logged: np.ndarray, k: int) -> np.ndarray:
     """Each cell and its k nearest in the first 30 principal components: (n, k + 1) row numbers."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits
 
     n_components = min(30, *logged.shape)
-    space = PCA(n_components, svd_solver="covariance_eigh").fit_transform(logged)
-    return NearestNeighbors(n_neighbors=min(k + 1, len(space)), algorithm="brute").fit(space).kneighbors(
-        return_distance=False, X=space)  # fmt: skip
+    with threadpool_limits(1, "blas"):  # its threads spin: beside another process they made this 15 times slower
+        space = PCA(n_components, svd_solver="covariance_eigh").fit_transform(logged)
+        finder = NearestNeighbors(n_neighbors=min(k + 1, len(space)), algorithm="brute").fit(space)
+        return finder.kneighbors(space, return_distance=False)
 
 
 def _activation(logged: np.ndarray, smooth: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -123,7 +123,8 @@ def evaluate_nuclei(
     """Score predicted nuclei against the truth of each section.
 
     predicted : an instance map (H, W) per section, ids 1..n. types : per arm, for each section the class index of its
-    predicted nuclei, (n,), -1 unknown; all arms share the instances, so they differ in typing alone.
+    predicted nuclei, (n,), -1 unknown; all arms share the instances, so they differ in typing alone. A control that
+    was drawn several times gives (draws, n): its counts are added up.
     """
     import pandas as pd
 
@@ -140,7 +141,8 @@ def evaluate_nuclei(
         tiles.append([per_tile.sum(), len(per_tile)])
         for arm in types:
             known = labels[1:][present]
-            counts[arm].append(metrics.type_counts(known, types[arm][i], pairs, n_classes=n_classes))
+            draws = np.atleast_2d(types[arm][i])
+            counts[arm].append(sum(metrics.type_counts(known, t, pairs, n_classes=n_classes) for t in draws))
         rows.append({
             "name": section.name, "organ": section.organ, "patient": section.patient,
             "n_true": int(present.sum()), "n_pred": len(pred_xy),

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stpath_core.data import NucleiBatch, NucleiSection, NucleiTiles, distance_targets, read_nuclei_stage
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit
 from stpath_core.io.files import atomic_path
 from stpath_core.losses import distance_loss, nucleus_loss, type_loss
-from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
+from stpath_core.models.nuclei import NucleiNet, TypeHead, image_moments, pool_nuclei
 
 
 def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
@@ -34,8 +34,8 @@ def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
     }
     if model.type_head is not None and batch.labels is not None:
         pooled, keys = pool_nuclei(features, batch.instances)
-        if len(pooled) > 1:  # BatchNorm needs two
-            terms["type"] = type_loss(model.type_head(pooled).float(), batch.labels[keys[:, 0], keys[:, 1]])
+        logits = model.type_head(pooled, keys[:, 0])
+        terms["type"] = type_loss(logits.float(), batch.labels[keys[:, 0], keys[:, 1]])
     return {"loss": sum(terms.values()), **terms}
 
 
@@ -79,7 +79,7 @@ def open_sections(
 
 
 def inner_split(
-    sections: Sequence[NucleiSection], *, seed: int, share: float = 0.15
+    sections: Sequence[NucleiSection], *, seed: int, share: float = 0.1
 ) -> tuple[list[NucleiSection], list[NucleiSection]]:
     """Split training sections by patient into fit and validation; `share` of the patients, rounded up, is held back."""
     patients = sorted({s.patient for s in sections})
@@ -193,10 +193,7 @@ def train_split(
 
 @dataclass(frozen=True)
 class NucleusTable:
-    """Cached features of annotated nuclei: features (n, F) float32, section (n,) index, instance (n,) id.
-
-    A nucleus stands in it as often as a tile showed it, each time in another augmentation.
-    """
+    """Cached features of annotated nuclei: features (n, F) float32, section (n,) index, instance (n,) id."""
 
     features: np.ndarray
     section: np.ndarray
@@ -211,66 +208,49 @@ class NucleusTable:
         return table[self.section, self.instance]
 
 
-def cache_features(model: NucleiNet, tiles: NucleiTiles, *, batches: int, progress: Progress = iter) -> NucleusTable:
-    """Features of the nuclei of so many batches, by the network as it stands; what the label arms share.
+def cache_features(model: NucleiNet, sections: Sequence[NucleiSection], *, progress: Progress = iter) -> NucleusTable:
+    """Features of all annotated nuclei of some sections, by the network as it stands: what label arms share."""
+    from stpath_core.predict import describe_nuclei  # brings scikit-image, which training alone can do without
 
-    They come from augmented tiles: on plain ones the network knows its training nuclei too well, and a head trained
-    on such features is surer than it should be on a new organ.
-    """
-    device, found = next(model.parameters()).device, []
-    for step in progress(range(batches)):
-        batch = tiles(step).to(device)
-        with torch.no_grad():
-            pooled, keys = pool_nuclei(model.eval()(batch.image)[2], batch.instances)
-        found.append((pooled.cpu(), batch.section[keys[:, 0]].cpu(), keys[:, 1].cpu()))
-    return NucleusTable(*(torch.cat(column).numpy() for column in zip(*found, strict=True)))
+    found = []
+    for k, s in enumerate(progress(sections)):
+        features, ids = describe_nuclei(model, s.image, s.mpp, s.instances)
+        found.append((features, np.full(len(ids), k), ids))
+    return NucleusTable(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def fit_type_head(
-    features: np.ndarray,
-    labels: np.ndarray,
-    *,
-    validation: np.ndarray,
-    classes: int,
-    seed: int = 0,
-    epochs: int = 10,
-    balance: float = 0.5,
+    table: NucleusTable, labels: np.ndarray, *, classes: int, l2: float = 0.02, balance: float = 0.5
 ) -> TypeHead:
-    """Train a type head on cached features; unknown labels (-1) are left out.
+    """Fit a type head to cached features; nuclei of unknown label (-1) take part in what is usual in an image only.
 
-    features : (n, F); labels : (n,); validation : (n,) booleans, rows of inner validation patients, whose loss after
-    each epoch decides which weights are kept: a head that learns labels by heart (shuffled ones cannot be learned
-    otherwise) stays at what carries over to other patients. Each class weighs (1 / its frequency) ** balance: 0 as
-    frequent, 1 all equal.
+    labels : (n,) of the table's rows. Multinomial logistic regression: l2 weighs the squared weights beside the mean
+    loss, and each class weighs (1 / its frequency) ** balance: 0 as frequent, 1 all equal. Convex, so nothing is drawn
+    and nothing stopped early.
     """
-    known = labels >= 0
-    count = np.bincount(labels[known & ~validation], minlength=classes)
+    known = torch.from_numpy(labels >= 0)
+    count = np.bincount(labels[labels >= 0], minlength=classes)
     if (count > 0).sum() < 2:
         msg = f"the labels hold {int((count > 0).sum())} class(es); a type head needs at least 2: check the typing"
         raise InputError(msg)
-    x, y = torch.from_numpy(features[known & ~validation]), torch.from_numpy(labels[known & ~validation])
-    x_held, y_held = torch.from_numpy(features[known & validation]), torch.from_numpy(labels[known & validation])
-    weight = torch.from_numpy((count.sum() / np.maximum(count, 1)) ** balance).float()
-    weight = weight / weight.mean()
-    torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
+    features, section = torch.from_numpy(table.features), torch.from_numpy(table.section)
     head = TypeHead(features.shape[1], classes)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-2)
-    per_epoch = max(1, len(x) // 256)
-    best_loss, best = math.inf, deepcopy(head.state_dict())
-    for _ in range(epochs):
-        head.train()
-        for _ in range(per_epoch):
-            rows = torch.randint(len(x), (256,), generator=rng)
-            optimiser.zero_grad(set_to_none=True)
-            type_loss(head(x[rows]), y[rows], weight).backward()
-            optimiser.step()
-        with torch.no_grad():
-            loss = type_loss(head.eval()(x_held), y_held, weight).item() if len(x_held) else -math.inf
-        if loss < best_loss or not len(x_held):  # with nobody to validate on, the last epoch stands
-            best_loss, best = loss, deepcopy(head.state_dict())
-    head.load_state_dict(best)
-    return head.eval()
+    mean, variance, _ = image_moments(features, section)
+    head.typical.copy_(torch.stack([mean.mean(0), variance.mean(0).sqrt()]))
+    x, y = head.eval().relative(features, section)[known], torch.from_numpy(labels)[known]
+    weight = torch.from_numpy((count.sum() / np.maximum(count, 1)) ** balance).float()
+    nn.init.zeros_(head.linear.weight)
+    nn.init.zeros_(head.linear.bias)
+    optimiser = torch.optim.LBFGS(head.linear.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = type_loss(head.linear(x), y, weight) + l2 * head.linear.weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return head
 
 
 def shuffled_within_patient(sections: Sequence[NucleiSection], *, seed: int) -> list[np.ndarray]:

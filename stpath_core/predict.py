@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -105,24 +106,17 @@ def predict_image(
     holds its centroid. average_flips : mean of the four mirrored predictions. `progress` wraps the tiles.
     """
     _check_image(image, mpp)
-    height, width = image.shape[:2]
-    core, margin = (max(1, round(n * model.mpp / mpp)) for n in (tile_px, margin_px))  # input pixels
-    corners = [(top, left) for top in range(0, height, core) for left in range(0, width, core)]
-    instances = np.zeros((height, width), np.int32)
-    probability = np.zeros((height, width), np.float32)
-    features, type_probs, n = [], [], 0
-    for top, left in progress(corners):
-        y0, x0 = max(top - margin, 0), max(left - margin, 0)
-        y1, x1 = min(top + core + margin, height), min(left + core + margin, width)
-        maps, kept, padded = _network_maps(model, image[y0:y1, x0:x1], mpp, average_flips=average_flips)
+    instances = np.zeros(image.shape[:2], np.int32)
+    probability = np.zeros(image.shape[:2], np.float32)
+    features, type_probs, n = [], None, 0
+    for tile in progress(_tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp))):
+        maps, kept, padded = _network_maps(model, image[tile.seen], mpp, average_flips=average_flips)
         found = instances_from_maps(maps[0], maps[3], mpp=mpp, threshold=threshold)
-        bottom, right = min(top + core, height), min(left + core, width)
-        probability[top:bottom, left:right] = maps[0, top - y0 : bottom - y0, left - x0 : right - x0]
-        window = instances[y0:y1, x0:x1]
+        probability[tile.core] = maps[0][tile.core_in_seen]
+        window = instances[tile.seen]
         found[window > 0] = 0  # what an earlier tile already holds
         area, centroids = _measure(found)
-        x, y = centroids.T + np.array([[x0], [y0]])
-        mine = (area > 0) & (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        mine = (area > 0) & tile.owns(centroids + tile.origin)
         table = np.concatenate([[0], np.where(mine, n + np.cumsum(mine), 0)]).astype(np.int32)
         features.append(_nucleus_features(kept, found, centroids, padded)[mine])
         window += table[found]
@@ -134,8 +128,66 @@ def predict_image(
     return Nuclei(instances, centroids, area, probability, pooled, type_probs if model.classes else None, model.classes)
 
 
+def describe_nuclei(
+    model: NucleiNet, image: np.ndarray, mpp: float, instances: np.ndarray, *, tile_px: int = 1024, margin_px: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Network features (m, F) of nuclei that are given, and their ids (m,); ids without a pixel are left out.
+
+    image : (H, W, 3) uint8 at `mpp`; instances : (H, W) ids, 0 background. Tiles as in `predict_image`.
+    """
+    _check_image(image, mpp)
+    area, centroids = _measure(instances)
+    features, ids = [], []
+    for tile in _tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp)):
+        mine = np.flatnonzero((area > 0) & tile.owns(centroids)) + 1
+        if len(mine):
+            _, kept, padded = _network_maps(model, image[tile.seen], mpp, average_flips=False)
+            number = np.zeros(len(area) + 1, np.int32)
+            number[mine] = np.arange(1, len(mine) + 1)
+            here = centroids[mine - 1] - tile.origin
+            features.append(_nucleus_features(kept, number[instances[tile.seen]], here, padded))
+            ids.append(mine)
+    if not ids:
+        msg = f"the mask of shape {instances.shape} holds no nucleus to describe; check the section"
+        raise InputError(msg)
+    return np.concatenate(features), np.concatenate(ids)
+
+
+class _Tile(NamedTuple):
+    """A tile of an image, in its pixels: the core, which owns the nuclei centred in it, and what the network sees."""
+
+    core: tuple[slice, slice]
+    seen: tuple[slice, slice]
+
+    @property
+    def origin(self) -> np.ndarray:
+        """x, y of the first pixel that is seen."""
+        return np.array([self.seen[1].start, self.seen[0].start])
+
+    @property
+    def core_in_seen(self) -> tuple[slice, slice]:
+        return tuple(slice(c.start - s.start, c.stop - s.start) for c, s in zip(self.core, self.seen, strict=True))
+
+    def owns(self, xy: np.ndarray) -> np.ndarray:
+        """(n,) bool: points (n, 2; x, y) inside the core."""
+        rows, columns = self.core
+        x, y = xy.T
+        return (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)
+
+
+def _tiles(shape: tuple[int, ...], core: int, margin: int) -> list[_Tile]:
+    """Tiles whose cores of `core` pixels cover an image; each is seen with a margin, as far as there is one."""
+    core = max(core, 1)
+
+    def pieces(n: int) -> list[tuple[slice, slice]]:
+        starts = range(0, n, core)
+        return [(slice(a, min(a + core, n)), slice(max(a - margin, 0), min(a + core + margin, n))) for a in starts]
+
+    return [_Tile((r, c), (rs, cs)) for r, rs in pieces(shape[0]) for c, cs in pieces(shape[1])]
+
+
 def type_probabilities(head: TypeHead, features: np.ndarray) -> np.ndarray:
-    """Softmax of a type head on cached nucleus features: (n, F) -> (n, K)."""
+    """Softmax of a type head on the features of all nuclei of *one* image: (n, F) -> (n, K)."""
     device = next(head.parameters()).device
     with torch.no_grad():
         return head.eval()(torch.from_numpy(features).to(device)).softmax(1).cpu().numpy()

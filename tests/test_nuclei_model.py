@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from stpath_core.data import distance_targets
+from stpath_core.errors import InputError
 from stpath_core.losses import dice_loss, distance_loss, nucleus_loss, type_loss
 from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
+from stpath_core.nuclei import NucleusTable, fit_type_head
 
 SLIM = {"out_indices": [0, 1, 2, 3], "channels": [8, 8, 16, 16], "stem_width": 8}
 VIT = {"out_indices": [1, 3], "dynamic_img_size": True, "depth": 4, "embed_dim": 24, "num_heads": 2}
@@ -107,15 +109,70 @@ def test_unknown_nuclei_give_the_type_head_no_gradient():
     only_unknown.backward()
 
 
-def test_a_type_head_learns_separable_features():
+def planted_nuclei(seed=0, sections=4, each=500):
+    """Features that follow three classes, each section with a stain of its own: a shift and a scale of everything."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, sections * each)
+    section = np.repeat(np.arange(sections), each)
+    x = 1.5 * np.random.default_rng(9).normal(size=(3, 10))[labels] + rng.normal(size=(len(labels), 10))
+    stain = np.random.default_rng(seed + 1)
+    x = x * np.exp(stain.normal(size=(sections, 10)))[section] + 4 * stain.normal(size=(sections, 10))[section]
+    return NucleusTable(x.astype(np.float32), section, np.arange(len(labels))), labels
+
+
+def votes(head, table):
+    with torch.no_grad():
+        return head.eval()(torch.from_numpy(table.features), torch.from_numpy(table.section)).argmax(1).numpy()
+
+
+def test_a_type_head_reads_through_stains_it_has_never_seen():
+    head = fit_type_head(*planted_nuclei(seed=0), classes=3)
+    table, labels = planted_nuclei(seed=5)
+    assert (votes(head, table) == labels).mean() > 0.9
+
+
+def test_a_type_head_learns_nothing_from_shuffled_labels():
+    table, labels = planted_nuclei(seed=0)
+    head = fit_type_head(table, np.random.default_rng(0).permutation(labels), classes=3)
+    table, labels = planted_nuclei(seed=5)
+    assert (votes(head, table) == labels).mean() < 0.5
+
+
+def test_unknown_nuclei_count_for_what_is_usual_and_teach_no_type():
+    table, labels = planted_nuclei()
+    half = np.where(np.arange(len(labels)) % 2, labels, -1)
+    head = fit_type_head(table, half, classes=3)
+    assert (votes(head, table) == labels)[half < 0].mean() > 0.9
+    mean = np.stack([table.features[table.section == k].mean(0) for k in range(4)]).mean(0)
+    np.testing.assert_allclose(head.typical[0], mean, rtol=1e-3, atol=1e-3)
+
+
+def test_an_image_of_few_nuclei_leans_on_the_typical_one():
+    head = TypeHead(1, 2).eval()
+    head.typical.copy_(torch.tensor([[5.0], [2.0]]))
+    one = torch.tensor([[9.0]])
+    share = 1 / (1 + TypeHead.BORROWED)
+    mean, spread = 5 + share * (9 - 5), (4 * (1 - share)) ** 0.5
+    torch.testing.assert_close(head.relative(one), (one - mean) / spread, rtol=1e-3, atol=1e-3)
+    crowd = torch.randn(5000, 1) * 7 + 100
+    assert head.relative(crowd).mean().abs() < 0.2
+    assert abs(head.relative(crowd).std() - 1) < 0.02
+
+
+def test_a_type_head_can_be_trained_together_with_the_network():
+    table, labels = planted_nuclei()
+    x, y, section = (torch.from_numpy(v) for v in (table.features, labels, table.section))
     torch.manual_seed(0)
-    labels = torch.randint(0, 3, (300,))
-    x = torch.eye(3)[labels] @ torch.randn(3, 10) * 3 + torch.randn(300, 10)
     head = TypeHead(10, 3)
-    opt = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    for _ in range(60):
+    opt = torch.optim.AdamW(head.parameters(), lr=3e-2)
+    for _ in range(80):
         opt.zero_grad()
-        type_loss(head(x), labels).backward()
+        type_loss(head(x, section), y).backward()
         opt.step()
-    assert (head.eval()(x).argmax(1) == labels).float().mean() > 0.95
-    assert np.isfinite(head(x).detach().numpy()).all()
+    assert (votes(head, table) == labels).mean() > 0.9
+
+
+def test_one_class_is_too_few_for_a_type_head():
+    table, labels = planted_nuclei()
+    with pytest.raises(InputError, match="at least 2"):
+        fit_type_head(table, np.zeros_like(labels), classes=3)

@@ -108,11 +108,28 @@ def test_a_checkpoint_gives_back_the_same_network(model, tmp_path):
 
 def test_another_type_head_leaves_the_segmentation_as_it_is(model):
     torch.manual_seed(1)
-    head = TypeHead(model.type_head.norm.num_features, 2).eval()
+    head = TypeHead(model.type_head.linear.in_features, 2).eval()
     twin = predict.with_type_head(model, head, CLASSES)
     x = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     torch.testing.assert_close(twin(x)[0], model(x)[0])
-    assert not torch.equal(twin.type_head.mlp[0].weight, model.type_head.mlp[0].weight)
+    assert torch.equal(twin.type_head.linear.weight, head.linear.weight)
+
+
+def test_given_nuclei_are_described_as_predicted_ones_are(oracle):
+    image = picture()[0]
+    found = predict.predict_image(oracle, image, 0.5, average_flips=False)
+    features, ids = predict.describe_nuclei(oracle, image, 0.5, found.instances)
+    assert ids.tolist() == list(range(1, len(found.area_px) + 1))
+    np.testing.assert_allclose(features, found.features, rtol=1e-3, atol=1e-4)
+    sparse = np.where(found.instances == 3, 0, found.instances)  # ids need not be without gaps
+    fewer, left = predict.describe_nuclei(oracle, image, 0.5, sparse)
+    assert 3 not in left
+    np.testing.assert_allclose(fewer, features[ids != 3], rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_without_nuclei_cannot_be_described(oracle):
+    with pytest.raises(InputError, match="no nucleus"):
+        predict.describe_nuclei(oracle, picture()[0], 0.5, np.zeros((256, 320), np.int32))
 
 
 def test_a_pickle_is_refused_and_does_not_run(tmp_path):

@@ -149,7 +149,8 @@ def _goblets(rng: np.random.Generator, arch: Architecture) -> pd.DataFrame:
     return pd.DataFrame({
         "x_um": cells.x_um.to_numpy() + away * np.cos(angle), "y_um": cells.y_um.to_numpy() + away * np.sin(angle),
         "angle": angle, "long_um": long, "short_um": rng.uniform(2.8, 3.9, n), "h": rng.uniform(0.05, 0.16, n),
-        "e": rng.uniform(0.02, 0.12, n), "rim": 0.12, "opacity": rng.uniform(0.6, 0.95, n), "soft_um": 2.0, "wispy": 0.6,
+        "e": rng.uniform(0.02, 0.12, n), "rim": 0.12, "opacity": rng.uniform(0.6, 0.95, n), "soft_um": 2.0,
+        "wispy": 0.6,
     })  # fmt: skip
 
 
