@@ -171,19 +171,20 @@ if dataset == "virtual":
     for measure, low, high, why in (
         ("detection_f1", 0.85, 1, "nuclei are missed or invented: see the worst tiles below and the training curves"),
         ("bpq", 0.62, 1, "nuclei are found but outlined badly: look at threshold, resolution and registration"),
+        ("type_f1.image_oriented", 0.70, 0.9, "types are confused: look at the purity of the labels and at 13"),
         ("type_f1.shuffled", 0, 0.30, "a head trained on shuffled labels knows something: labels leak elsewhere"),
     ):
         expect(f"{key}.{measure}", value[measure], low, high, why)
 
 # %% [markdown]
-# We aimed at a type F1 of 0.70 on organs never seen; see in the table whether this run gets there. Ours, seed 0, did
-# not (0.66), so this number is recorded and not asserted.
-#
 # Detection comes first; outlines and types follow at a distance, on virtual tissue as in published tables (where
 # typing is further behind, because real labels and real stains are harder). The shuffled head scores what guessing
 # scores, so what the other one knows it knows from its labels. Colour alone goes some way (lymphocytes *are* dark),
 # which is why "above chance" would have been too easy a test. The rest of the way to the oracle is shape, texture and
 # surroundings, or what is still to be won.
+#
+# One design choice carries a good part of it: the head reads each nucleus relative to the others of its image. Read as
+# they are, the same features gave .68 here instead of .76 (seed 0), because a new organ comes with a new stain.
 #
 # ## Is it really better?
 # Two intervals that overlap can still hide a clear winner, because both methods stumble over the same hard images. So
