@@ -1,13 +1,11 @@
 """runs/latest: the merge of the newest successful runs, computed afresh from the run folders each time.
 
-A run is told apart by its notebook, data set, profile and the parameters given to it (seed and device aside): the
-newest of each kind counts, and where two kinds report the same key the newer one wins. Smoke runs, failed runs and
-runs of edited cells never enter.
+The newest run per (notebook, data set, profile) counts, whatever parameters it was given; where two of them report
+the same key the newer one wins. Smoke runs, failed runs and runs of edited cells never enter.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,7 @@ def merge(runs: Path) -> dict[str, Any]:
     newest: dict[tuple[str, ...], dict[str, Any]] = {}
     for manifest in sorted((read_json(p) for p in runs.glob("*/manifest.json")), key=lambda m: m.get("used", "")):
         if manifest.get("status") == "complete" and manifest["profile"] != "smoke" and manifest.get("exact"):
-            given = {k: v for k, v in manifest["given"].items() if k not in ("seed", "device", "out", "data_dir")}
-            kind = (manifest["notebook"], manifest["dataset"], manifest["profile"], json.dumps(given, sort_keys=True))
+            kind = (manifest["notebook"], manifest["dataset"], manifest["profile"])
             newest.pop(kind, None)  # so that the newest is also the last one merged
             newest[kind] = manifest
     metrics: dict[str, Any] = {}

@@ -229,7 +229,7 @@ def write_run(runs, name, used, metrics, **more):
 
 def test_latest_merges_the_newest_of_each_kind(tmp_path):
     write_run(tmp_path, "a", "2", {"k": 2, "gone": 1})
-    write_run(tmp_path, "b", "3", {"k": 3})
+    write_run(tmp_path, "b", "3", {"k": 3}, given={"steps": 5})
     write_run(tmp_path, "c", "1", {"k": 1, "gone": 0})
     write_run(tmp_path, "smoke", "9", {"k": 9}, profile="smoke")
     write_run(tmp_path, "failed", "9", {"k": 9}, status="failed")
