@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,33 @@ LINEAGES = ("epithelial", "inflammatory", "connective")  # epithelial includes n
 _ANY = "any_"  # fine_type of marker sets that speak for a whole lineage
 
 
-def read_markers(path: str | Path | None = None) -> pd.DataFrame:
-    """The marker table: columns gene, super_class, fine_type, source. Default: data/markers.csv."""
-    path = DATA_FOLDER / "markers.csv" if path is None else path
-    table = pd.read_csv(path)
+# PanglaoDB's cell types by the lineage that an eye sees; types of other tissues (nerve, germ line, ...) are left out.
+_PANGLAO_WORDS = {
+    "inflammatory": ("t cells", "t memory", "t helper", "t regulatory", "t cytotoxic", "t follicular", "nk cells",
+                     "natural killer", "b cells", "plasma cells", "macrophages", "monocytes", "dendritic", "mast cells",
+                     "neutrophils", "eosinophils", "basophils", "kupffer", "langerhans", "myeloid-derived",
+                     "nuocytes"),
+    "connective": ("fibroblasts", "stromal cells", "endothelial cells", "pericytes", "smooth muscle", "adipocytes",
+                   "stellate cells", "mesangial", "chondrocytes", "osteoblasts"),
+    "epithelial": ("epithelial", "keratinocytes", "enterocytes", "goblet", "hepatocytes", "pulmonary alveolar type",
+                   "clara cells", "ductal cells", "acinar cells", "basal cells", "tubule", "cholangiocytes",
+                   "urothelial", "paneth", "tuft", "enteroendocrine", "podocytes", "principal cells", "intercalated",
+                   "foveolar", "parietal cells", "gastric chief", "ionocytes", "luminal"),
+}  # fmt: skip
+
+
+def read_markers(path: str | Path | None = None, *, cancer_genes: str | Path | list[str] | None = None) -> pd.DataFrame:
+    """A marker table: columns gene, super_class, fine_type, source. Default: data/markers.csv.
+
+    path : a CSV with those columns, or PanglaoDB's TSV as downloaded (its human rows; cell types merged to lineages).
+    cancer_genes : gene symbols, or a CSV with a column "Gene Symbol" (COSMIC's census) or "gene": added as neoplastic.
+    """
+    path = DATA_FOLDER / "markers.csv" if path is None else Path(path)
+    table = pd.read_csv(path, sep=None, engine="python")
+    if "official gene symbol" in table:
+        table = _from_panglaodb(table, path)
+    if cancer_genes is not None:
+        table = pd.concat([table, _cancer_rows(cancer_genes)], ignore_index=True)
     lacking = [c for c in ("gene", "super_class", "fine_type") if c not in table]
     if lacking:
         message = f"{path} lacks the columns {lacking}; a marker table has gene, super_class, fine_type"
@@ -38,6 +62,34 @@ def read_markers(path: str | Path | None = None) -> pd.DataFrame:
         message = f"{path} names the super-classes {wrong}; expected {', '.join(SUPER_CLASSES)}"
         raise InputError(message)
     return table
+
+
+def _from_panglaodb(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
+    lacking = [c for c in ("species", "cell type") if c not in raw]
+    if lacking:
+        message = f"{path} looks like PanglaoDB's table and lacks {lacking}; give the file as downloaded"
+        raise InputError(message)
+    human = raw[raw["species"].astype(str).str.split().map(lambda names: "Hs" in names)]
+    kind = human["cell type"].astype(str).str.lower()
+    words = {word: name for name, several in _PANGLAO_WORDS.items() for word in several}
+    whole = {re.compile(rf"\b{word}"): name for word, name in words.items()}  # goblet cells are no T cells
+    super_class = kind.map(lambda k: next((name for word, name in whole.items() if word.search(k)), None))
+    table = pd.DataFrame({
+        "gene": human["official gene symbol"], "super_class": super_class, "fine_type": kind, "source": "PanglaoDB",
+    })  # fmt: skip
+    return table.dropna(subset=["super_class"]).drop_duplicates().reset_index(drop=True)
+
+
+def _cancer_rows(genes: str | Path | list[str]) -> pd.DataFrame:
+    source = "given"
+    if isinstance(genes, str | Path):
+        source, table = Path(genes).name, pd.read_csv(genes, sep=None, engine="python")
+        column = next((c for c in ("Gene Symbol", "gene") if c in table), None)
+        if column is None:
+            message = f"{genes} has the columns {list(table)}; a list of cancer genes has 'Gene Symbol' or 'gene'"
+            raise InputError(message)
+        genes = table[column].tolist()
+    return pd.DataFrame({"gene": genes, "super_class": "neoplastic", "fine_type": "cancer", "source": source})
 
 
 def type_nuclei(
@@ -58,20 +110,16 @@ def type_nuclei(
        differentiation.
     4. The lead over the next class must reach `margin`; nuclei under `min_counts` are not typed.
 
-    Returns a copy with obs label, fine_label, confidence (the lead, 0 to 1), evidence; obsm["marker_scores"] (N, 4).
+    Returns a copy with obs label, fine_label, confidence (the lead, 0 to 1), evidence, purity (share of the similar
+    nuclei with the same label); obsm["marker_scores"] (N, 4).
     """
-    markers = read_markers() if markers is None else markers
+    known = usable_markers(markers, adata)
     counts = raw_counts(adata)
-    known = markers[markers["gene"].isin(adata.var_names)]
-    lineages = {_lineage(name) for name in known["super_class"]}
-    if len(known) < 20 or len(lineages) < 3:
-        example = ", ".join(map(str, adata.var_names[:4]))
-        message = f"{len(known)} markers of {len(lineages)} lineages are among the genes ({example}, ...); 20 of all 3"
-        raise InputError(message + " are needed: var_names must be gene symbols of a panel that covers the tissue")
     out = adata.copy()
     n = len(out)
     columns = {keys.LABEL: np.full(n, keys.UNKNOWN, object), keys.FINE_LABEL: np.full(n, keys.UNKNOWN, object)}
     columns |= {keys.CONFIDENCE: np.zeros(n, np.float32), keys.EVIDENCE: np.full(n, "", object)}
+    columns[keys.PURITY] = np.zeros(n, np.float32)
     scores = np.zeros((n, len(SUPER_CLASSES)), np.float32)
     section = adata.obs[keys.SECTION].astype(str).to_numpy() if keys.SECTION in adata.obs else np.full(n, "one")
     depth = np.asarray(counts.sum(1)).ravel()
@@ -102,7 +150,20 @@ def raw_counts(adata: AnnData) -> csr_matrix:
     return matrix
 
 
-def _lineage(super_class: str) -> str:
+def usable_markers(markers: pd.DataFrame | None, adata: AnnData) -> pd.DataFrame:
+    """The rows of a marker table (None: ours) whose gene was measured; InputError where they are too few to type by."""
+    markers = read_markers() if markers is None else markers
+    known = markers[markers["gene"].isin(adata.var_names)]
+    lineages = {lineage(name) for name in known["super_class"]}
+    if len(known) < 20 or len(lineages) < 3:
+        example = ", ".join(map(str, adata.var_names[:4]))
+        message = f"{len(known)} markers of {len(lineages)} lineages are among the genes ({example}, ...); 20 of all 3"
+        raise InputError(message + " are needed: var_names must be gene symbols of a panel that covers the tissue")
+    return known
+
+
+def lineage(super_class: str) -> str:
+    """The lineage of a super-class: neoplastic nuclei here are epithelial ones."""
     return "epithelial" if super_class == "neoplastic" else super_class
 
 
@@ -122,7 +183,9 @@ def _type_section(counts: csr_matrix, genes, markers: pd.DataFrame, *, neighbour
            [where[pair] for pair in zip(table["super_class"], table["fine_type"], strict=True)]] = 1  # fmt: skip
     weighted = member * weight[:, None]
     score = activation @ weighted / (weighted.sum(0) + 0.5)  # (n, n_sets); 0.5: a set with little voice cannot win
-    return _decide(score, sets, activation * weight, member, np.asarray(genes)[used], margin)
+    typed = _decide(score, sets, activation * weight, member, np.asarray(genes)[used], margin)
+    label = typed[keys.LABEL]
+    return typed | {keys.PURITY: (label[near[:, 1:]] == label[:, None]).mean(1).astype(np.float32)}
 
 
 def _smooth(values: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -158,7 +221,7 @@ def _decide(score: np.ndarray, sets: list[tuple[str, str]], contribution, member
     """From set scores to labels with abstention."""
     names = np.array([super_class for super_class, _ in sets])
     fine = np.array([fine_type for _, fine_type in sets])
-    lineage_of = np.array([_lineage(name) for name in names])
+    lineage_of = np.array([lineage(name) for name in names])
     by_lineage = np.stack([score[:, lineage_of == name].max(1) for name in LINEAGES], axis=1)  # (n, 3)
     ranked = np.sort(by_lineage, axis=1)
     lead = ranked[:, -1] - ranked[:, -2]

@@ -11,6 +11,8 @@ LABEL = "label"  # super-class name, or UNKNOWN
 FINE_LABEL = "fine_label"  # finer marker set that gave the label, or UNKNOWN
 CONFIDENCE = "confidence"  # 0 to 1
 EVIDENCE = "evidence"  # the marker genes that spoke for the label, comma separated
+PURITY = "purity"  # share of the nuclei of most similar expression that carry the same label, 0 to 1
+CLUSTER = "cluster"  # of expression, where a typing method works by clusters
 TOTAL_COUNTS = "total_counts"
 
 UNKNOWN = "unknown"

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 
 from stpath_core import keys
 from stpath_core.celltyping import read_markers, type_nuclei
+from stpath_core.cluster_typing import type_by_clusters
 from stpath_core.errors import InputError
 from stpath_core.tissue.cell_types import SUPER_CLASSES, UNKNOWN
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "count_transcripts", "pack_section", "planted_types", "read_markers", "registration_score", "risk_coverage",
-    "shuffle_labels", "type_nuclei",
+    "shuffle_labels", "type_by_clusters", "type_nuclei",
 ]  # fmt: skip
 
 _HEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnston 2001, optical density R G B
@@ -141,7 +142,7 @@ def shuffle_labels(adata: AnnData, *, rng: np.random.Generator, by: str = keys.P
     for rows in adata.obs.groupby(by, observed=True).indices.values():
         order[rows] = rng.permutation(rows)
     out = adata.copy()
-    for column in (keys.LABEL, keys.FINE_LABEL, keys.CONFIDENCE, keys.EVIDENCE):
+    for column in (keys.LABEL, keys.FINE_LABEL, keys.CONFIDENCE, keys.EVIDENCE, keys.PURITY):
         if column in out.obs:
             out.obs[column] = adata.obs[column].array[order]
     return out

@@ -218,3 +218,81 @@ def test_types_on_a_real_section(real_data):
     assert set(true) == set(LINEAGES)
     assert known.mean() > 0.75
     assert (got == true)[known].mean() > 0.88
+
+
+PANGLAO = """species\tofficial gene symbol\tcell type\tcanonical marker
+Mm Hs\tEPCAM\tEpithelial cells\t1
+Hs\tMUC2\tGoblet cells\t1
+Hs\tCD3E\tT cells\t1
+Mm Hs\tCOL1A1\tFibroblasts\t1
+Mm\tH2-Aa\tB cells\t1
+Hs\tNEFL\tNeurons\t1
+"""
+
+
+def test_a_users_panglaodb_file_becomes_a_marker_table(tmp_path):
+    (tmp_path / "markers.tsv").write_text(PANGLAO)
+    (tmp_path / "census.csv").write_text("Gene Symbol,Tier\nERBB2,1\n")
+    table = labels.read_markers(tmp_path / "markers.tsv", cancer_genes=tmp_path / "census.csv")
+    found = table.set_index("gene")["super_class"].to_dict()
+    assert found == {
+        "EPCAM": "epithelial",
+        "MUC2": "epithelial",
+        "CD3E": "inflammatory",
+        "COL1A1": "connective",
+        "ERBB2": "neoplastic",
+    }  # fmt: skip; the mouse's gene and the neuron's are left out
+
+
+def test_a_cancer_list_without_its_column_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("name,tier\nERBB2,1\n")
+    with pytest.raises(InputError, match="Gene Symbol"):
+        labels.read_markers(cancer_genes=tmp_path / "list.csv")
+
+
+def clean_clusters(seed=0, each=60):
+    """Cells of three lineages that express their own markers strongly, and a fourth kind that expresses none."""
+    rng = np.random.default_rng(seed)
+    table = labels.read_markers()
+    genes = pd.unique(table["gene"])
+    kinds = ["luminal_epithelial", "macrophage", "fibroblast", None]
+    rate = np.full((4, len(genes)), 0.05)
+    for row, kind in zip(rate, kinds, strict=True):
+        row[np.isin(genes, table["gene"][table["fine_type"] == kind])] = 4.0
+    rate[3] = 0.4  # a little of everything
+    which = np.repeat(np.arange(4), each)
+    counts = csr_matrix(rng.poisson(rate[which]).astype(np.int64))
+    return AnnData(counts.astype(np.float32), var=pd.DataFrame(index=genes), layers={keys.COUNTS: counts}), which
+
+
+def test_clusters_vote_for_the_lineage_of_their_top_genes():
+    adata, which = clean_clusters()
+    typed = labels.type_by_clusters(adata)
+    got = typed.obs[keys.LABEL].astype(str).to_numpy()
+    for k, name in enumerate(LINEAGES):
+        assert (got[which == k] == name).mean() > 0.8
+    assert typed.obs[keys.PURITY][which < 3].mean() > 0.9
+    assert typed.obs[keys.CLUSTER].nunique() > 4  # too fine on purpose
+
+
+def test_a_vote_that_is_too_low_leaves_a_cluster_unknown():
+    adata, _ = clean_clusters()
+    assert (labels.type_by_clusters(adata, min_vote=1e3).obs[keys.LABEL] == keys.UNKNOWN).all()
+
+
+def test_cancer_genes_make_an_epithelial_cluster_neoplastic():
+    adata, which = clean_clusters()
+    table = labels.read_markers()
+    table.loc[table["fine_type"] == "luminal_epithelial", "super_class"] = "neoplastic"
+    own = table[table["super_class"] == "neoplastic"].assign(super_class="epithelial")
+    typed = labels.type_by_clusters(adata, markers=pd.concat([table, own]))
+    assert (typed.obs[keys.LABEL][which == 0] == "neoplastic").mean() > 0.9
+
+
+def test_purity_is_high_where_similar_cells_are_labelled_alike(typed):
+    known = (typed.obs[keys.LABEL] != keys.UNKNOWN).to_numpy()
+    purity = typed.obs[keys.PURITY]
+    assert purity.between(0, 1).all()
+    assert purity[known].mean() > 0.6
+    sure = typed.obs[keys.CONFIDENCE] > typed.obs[keys.CONFIDENCE][known].median()
+    assert purity[known & sure].mean() > purity[known & ~sure].mean()
