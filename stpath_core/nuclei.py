@@ -172,8 +172,9 @@ def train_split(
     """Train a nuclei network on the training side of a split; returns it with its history.
 
     start : a network whose weights are the beginning (fine-tuning); it is not changed. A share of the training
-    patients is held back: the validation loss is taken ten times on the same tiles of theirs, the weights of the best
-    look are kept, and three looks without a better one end the run.
+    patients is held back: the validation loss is taken twenty times on the same tiles of theirs and the weights of the
+    best look are kept. Eight looks without a better one end the run: fewer stop it before the schedule has cooled down,
+    which is where the best weights usually are.
     """
     fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed)
     torch.manual_seed(seed)
@@ -186,7 +187,7 @@ def train_split(
     looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)
     history = fit(
         model, nuclei_step, tiles, steps=steps, lr=lr, seed=seed, device=device, resume=resume, progress=progress,
-        validate=validation_score(looks, batches=4), validate_every=max(1, steps // 10), patience=3,
+        validate=validation_score(looks, batches=4), validate_every=max(1, steps // 20), patience=8,
     )  # fmt: skip
     return model.eval(), history
 

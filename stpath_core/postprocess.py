@@ -7,15 +7,20 @@ from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
+# Nuclear probability above which a pixel is nucleus. Under a half, because a strange stain makes a network hesitate
+# more than it makes it invent; chosen, as the distance of centres, by training on six MoNuSeg tiles and looking at
+# three others, none of them among the registry's held-out cases.
+THRESHOLD = 0.4
+
 
 def instances_from_maps(
     probability: np.ndarray,
     depth: np.ndarray,
     *,
     mpp: float,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     min_area_um2: float = 8.0,
-    min_distance_um: float = 1.5,
+    min_distance_um: float = 2.0,
     min_depth: float = 0.3,
     smooth_um: float = 0.5,
 ) -> np.ndarray:

@@ -19,7 +19,7 @@ from stpath_core.errors import InputError
 from stpath_core.fit import Progress, pick_device
 from stpath_core.io.files import atomic_path
 from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
-from stpath_core.postprocess import instances_from_maps
+from stpath_core.postprocess import THRESHOLD, instances_from_maps
 
 SCHEMA = "stpath.nuclei-net/1"
 
@@ -92,7 +92,7 @@ def predict_image(
     image: np.ndarray,
     mpp: float,
     *,
-    threshold: float = 0.5,
+    threshold: float = THRESHOLD,
     tile_px: int = 1024,
     margin_px: int = 64,
     average_flips: bool = True,
