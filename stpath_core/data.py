@@ -20,6 +20,7 @@ from torch import Tensor
 from stpath_core.augment import stain_augment
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.stain import standardise_stain
 
 SCHEMA = "stpath.nuclei/1"
 ARRAYS = ("labels", "confidence", "truth_instances", "truth_labels")  # optional, beside image and instances
@@ -136,9 +137,10 @@ class NucleiBatch:
 class NucleiTiles:
     """Random tiles of a list of sections: `tiles(step)` is a NucleiBatch that depends on (seed, step) alone.
 
-    A tile is cut with a random centre, rotation, scale and flip in one resampling; ids are read exactly at the centres
-    of the network's output pixels. Because a batch is a function of its step, a resumed run sees what an
-    uninterrupted one would have seen.
+    Sections are brought to the common stain first, as `predict` does with whatever it is given. A tile is cut with a
+    random centre, rotation, scale and flip in one resampling; ids are read exactly at the centres of the network's
+    output pixels. Because a batch is a function of its step, a resumed run sees what an uninterrupted one would have
+    seen.
 
     size_px : tile side at `mpp`, a multiple of the encoder's coarsest stride. augment : stain, blur and noise as well.
     """
@@ -159,7 +161,8 @@ class NucleiTiles:
             msg = "NucleiTiles was given no sections; at least one is needed: check the split"
             raise InputError(msg)
         self.sections = [rescale(s, mpp) for s in sections]
-        self.images = [torch.from_numpy(s.image).permute(2, 0, 1).contiguous() for s in self.sections]
+        stained = [standardise_stain(s.image) for s in self.sections]
+        self.images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in stained]
         self.ids = [torch.from_numpy(s.instances.astype(np.float32))[None] for s in self.sections]  # exact below 2**24
         self.size, self.stride, self.batch_size = size_px, stride, batch_size
         self.scale, self.augment, self.seed = scale, augment, seed

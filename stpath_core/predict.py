@@ -20,8 +20,9 @@ from stpath_core.fit import Progress, pick_device
 from stpath_core.io.files import atomic_path
 from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
 from stpath_core.postprocess import THRESHOLD, instances_from_maps
+from stpath_core.stain import standardise_stain
 
-SCHEMA = "stpath.nuclei-net/1"
+SCHEMA = "stpath.nuclei-net/2"
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,14 @@ def predict_image(
 ) -> Nuclei:
     """Nuclei of an RGB image of any size.
 
-    image : (H, W, 3) uint8; mpp : its micrometres per pixel. The network works at `model.mpp`; its maps are brought
-    back to the input's grid before they are split into nuclei, so borders are drawn at the input's resolution.
+    image : (H, W, 3) uint8; mpp : its micrometres per pixel. It is brought to the common stain first. The network works
+    at `model.mpp`; its maps are brought back to the input's grid before they are split into nuclei, so borders are
+    drawn at the input's resolution.
     tile_px, margin_px : tiles, in network pixels, each seen with a margin; a nucleus belongs to the tile whose core
     holds its centroid. average_flips : mean of the four mirrored predictions. `progress` wraps the tiles.
     """
     _check_image(image, mpp)
+    image = standardise_stain(image)
     instances = np.zeros(image.shape[:2], np.int32)
     probability = np.zeros(image.shape[:2], np.float32)
     features, type_probs, n = [], None, 0
@@ -136,6 +139,7 @@ def describe_nuclei(
     image : (H, W, 3) uint8 at `mpp`; instances : (H, W) ids, 0 background. Tiles as in `predict_image`.
     """
     _check_image(image, mpp)
+    image = standardise_stain(image)
     area, centroids = _measure(instances)
     features, ids = [], []
     for tile in _tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp)):
