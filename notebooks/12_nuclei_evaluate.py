@@ -29,7 +29,7 @@ out: str = ""  # where the run is recorded; empty: runs/
 mpp: float | None = None  # um per pixel of real tiles, where neither the files nor the registry say it
 radius_um: float = 6.0  # a detection counts when its centre lies this close to a true one
 draws: int = 2000  # bootstrap draws behind every interval
-average_flips: bool | None = None  # mean of four mirrored predictions, 4 times as long; None: the profile's
+average_views: bool | None = None  # mean of 8 turned and mirrored predictions, 8 times as long; None: the profile's
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -83,8 +83,8 @@ from functools import partial
 from stpath_core import predict
 from stpath_core.progress import track
 
-# inputs: trained, splits, sections, by_name, device, average_flips
-look = partial(predict.predict_image, average_flips=average_flips is not False)
+# inputs: trained, splits, sections, by_name, device, average_views
+look = partial(predict.predict_image, average_views=average_views is not False)
 typed = all(s.labels is not None for s in sections) and len(splits) == 1
 found = []
 for split in splits:

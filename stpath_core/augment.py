@@ -11,7 +11,7 @@ STAINS = torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.5
 STAINS = STAINS / STAINS.norm(dim=1, keepdim=True)
 
 
-def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.25) -> Tensor:
+def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.15) -> Tensor:
     """Vary stain strength and hue, gamma, focus and noise, one draw per image.
 
     image : (B, 3, H, W) float in [0, 1] on the CPU; returns the same. The stain step scales and shifts each stain's

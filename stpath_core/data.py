@@ -153,7 +153,7 @@ class NucleiTiles:
         size_px: int = 128,
         stride: int = 2,
         batch_size: int = 12,
-        scale: float = 0.25,
+        scale: float = 0.4,
         augment: bool = True,
         seed: int = 0,
     ):

@@ -42,7 +42,7 @@ def fit(
     *,
     steps: int,
     lr: float = 2e-3,
-    weight_decay: float = 1e-4,
+    weight_decay: float = 1e-2,
     warmup: float = 0.1,
     clip: float = 1.0,
     device: str | torch.device = "cpu",

@@ -158,6 +158,7 @@ def train_split(
     encoder: str = "resnet10t",
     encoder_args: dict | None = None,
     width: int = 16,
+    mpp: float = 0.5,
     stride: int = 1,
     classes: Sequence[str] = (),
     start: NucleiNet | None = None,
@@ -171,7 +172,8 @@ def train_split(
 ) -> tuple[NucleiNet, list[dict[str, float]]]:
     """Train a nuclei network on the training side of a split; returns it with its history.
 
-    start : a network whose weights are the beginning (fine-tuning); it is not changed. A share of the training
+    mpp, stride : um per pixel that the network sees, and how many of them share one answer. start : a network whose
+    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. A share of the training
     patients is held back: the validation loss is taken twenty times on the same tiles of theirs and the weights of the
     best look are kept. Eight looks without a better one end the run: fewer stop it before the schedule has cooled down,
     which is where the best weights usually are.
@@ -179,7 +181,9 @@ def train_split(
     fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed)
     torch.manual_seed(seed)
     if start is None:
-        model = NucleiNet(encoder=encoder, encoder_args=encoder_args, width=width, stride=stride, classes=classes)
+        model = NucleiNet(
+            encoder=encoder, encoder_args=encoder_args, width=width, stride=stride, classes=classes, mpp=mpp
+        )
     else:
         model = deepcopy(start)
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}

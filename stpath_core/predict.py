@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def predict_image(
     threshold: float = THRESHOLD,
     tile_px: int = 1024,
     margin_px: int = 64,
-    average_flips: bool = True,
+    average_views: bool = True,
     progress: Progress = iter,
 ) -> Nuclei:
     """Nuclei of an RGB image of any size.
@@ -105,7 +106,7 @@ def predict_image(
     at `model.mpp`; its maps are brought back to the input's grid before they are split into nuclei, so borders are
     drawn at the input's resolution.
     tile_px, margin_px : tiles, in network pixels, each seen with a margin; a nucleus belongs to the tile whose core
-    holds its centroid. average_flips : mean of the four mirrored predictions. `progress` wraps the tiles.
+    holds its centroid. average_views : mean of the eight ways to turn and mirror a tile. `progress` wraps the tiles.
     """
     _check_image(image, mpp)
     image = standardise_stain(image)
@@ -113,8 +114,8 @@ def predict_image(
     probability = np.zeros(image.shape[:2], np.float32)
     features, type_probs, n = [], None, 0
     for tile in progress(_tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp))):
-        maps, kept, padded = _network_maps(model, image[tile.seen], mpp, average_flips=average_flips)
-        found = instances_from_maps(maps[0], maps[3], mpp=mpp, threshold=threshold)
+        maps, kept, padded = _network_maps(model, image[tile.seen], mpp, average_views=average_views)
+        found = instances_from_maps(maps[0], maps[1], mpp=mpp, threshold=threshold)
         probability[tile.core] = maps[0][tile.core_in_seen]
         window = instances[tile.seen]
         found[window > 0] = 0  # what an earlier tile already holds
@@ -145,7 +146,7 @@ def describe_nuclei(
     for tile in _tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp)):
         mine = np.flatnonzero((area > 0) & tile.owns(centroids)) + 1
         if len(mine):
-            _, kept, padded = _network_maps(model, image[tile.seen], mpp, average_flips=False)
+            _, kept, padded = _network_maps(model, image[tile.seen], mpp, average_views=False)
             number = np.zeros(len(area) + 1, np.int32)
             number[mine] = np.arange(1, len(mine) + 1)
             here = centroids[mine - 1] - tile.origin
@@ -210,8 +211,8 @@ def _check_image(image: np.ndarray, mpp: float) -> None:
 
 
 @torch.no_grad()
-def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_flips: bool):
-    """Maps at the crop's own pixels (4, H, W): probability, horizontal, vertical, depth; features at its grid.
+def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_views: bool):
+    """Nuclear probability and depth at the crop's own pixels (2, H, W); features at the network's grid.
 
     The features, as `pool_nuclei` reads them, cover the crop padded to whole strides: its shape comes last.
     """
@@ -224,12 +225,14 @@ def _network_maps(model: NucleiNet, crop: np.ndarray, mpp: float, *, average_fli
     x = torch.from_numpy(crop).permute(2, 0, 1)[None].float().to(device) / 255
     x = F.interpolate(x, size=grid, mode="bilinear", antialias=ratio < 1, align_corners=False)
     total, features = 0.0, ()
-    for axes in ([], [3], [2], [2, 3]) if average_flips else ([],):
-        logit, distance, kept = model(x.flip(axes))
-        sign = torch.tensor([-1.0 if 3 in axes else 1.0, -1.0 if 2 in axes else 1.0, 1.0], device=device)[:, None, None]
-        total = total + torch.cat([logit[:, None].sigmoid(), distance * sign], 1).flip(axes)
-        features = features or kept
-    maps = F.interpolate(total / (4 if average_flips else 1), size=padded, mode="bilinear", align_corners=False)[0]
+    views = list(product((0, 1), range(4))) if average_views else [(0, 0)]
+    for mirrored, turns in views:
+        seen = x.flip(3) if mirrored else x
+        logit, distance, kept = model(seen.rot90(turns, (2, 3)))
+        answer = torch.stack([logit.sigmoid(), distance[:, 2]], 1).rot90(-turns, (2, 3))
+        total = total + (answer.flip(3) if mirrored else answer)
+        features = features or kept  # those of the image as it is
+    maps = F.interpolate(total / len(views), size=padded, mode="bilinear", align_corners=False)[0]
     return maps[:, :height, :width].cpu().numpy(), tuple(f.float().cpu() for f in features), padded
 
 

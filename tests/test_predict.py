@@ -53,7 +53,7 @@ def oracle():
 
 def test_planted_nuclei_are_found_where_they_lie(oracle):
     image, centres = picture()
-    found = predict.predict_image(oracle, image, 0.5, average_flips=False)
+    found = predict.predict_image(oracle, image, 0.5, average_views=False)
     assert len(found.centroids_px) == len(centres)
     gap = np.linalg.norm(found.centroids_px[:, None] - (centres + 0.5)[None], axis=2).min(0)
     assert gap.max() < 1.5
@@ -64,8 +64,8 @@ def test_planted_nuclei_are_found_where_they_lie(oracle):
 
 def test_tiles_with_margins_give_what_the_whole_image_gives(oracle):
     image, _ = picture()
-    whole = predict.predict_image(oracle, image, 0.5, average_flips=False)
-    tiled = predict.predict_image(oracle, image, 0.5, average_flips=False, tile_px=64, margin_px=32)
+    whole = predict.predict_image(oracle, image, 0.5, average_views=False)
+    tiled = predict.predict_image(oracle, image, 0.5, average_views=False, tile_px=64, margin_px=32)
     assert tiled.instances.max() == whole.instances.max()
     assert ((tiled.instances > 0) == (whole.instances > 0)).mean() > 0.999
     a, b = (np.sort(n.area_px) for n in (whole, tiled))
@@ -77,18 +77,20 @@ def test_other_resolutions_are_brought_to_the_networks_and_back(oracle, mpp):
     image, centres = picture()
     size = tuple(round(n * 0.5 / mpp) for n in image.shape[:2])
     rows, cols = ((np.arange(n) * mpp / 0.5).astype(int) for n in size)
-    found = predict.predict_image(oracle, image[rows][:, cols], mpp, average_flips=False)
+    found = predict.predict_image(oracle, image[rows][:, cols], mpp, average_views=False)
     assert found.instances.shape == size
     assert abs(len(found.area_px) - len(centres)) <= 1
 
 
-def test_mirrored_images_give_mirrored_maps_when_flips_are_averaged(model):
+def test_turned_and_mirrored_images_give_turned_and_mirrored_maps_when_views_are_averaged(model):
     image, _ = picture((64, 96), n=2)
-    maps, *_ = predict._network_maps(model, image, 0.5, average_flips=True)
-    mirrored, *_ = predict._network_maps(model, image[:, ::-1], 0.5, average_flips=True)
-    np.testing.assert_allclose(mirrored[0], maps[0][:, ::-1], atol=1e-4)
-    np.testing.assert_allclose(mirrored[1], -maps[1][:, ::-1], atol=1e-4)
-    np.testing.assert_allclose(mirrored[2:], maps[2:, :, ::-1], atol=1e-4)
+    maps, *_ = predict._network_maps(model, image, 0.5, average_views=True)
+    mirrored, *_ = predict._network_maps(model, image[:, ::-1], 0.5, average_views=True)
+    np.testing.assert_allclose(mirrored, maps[:, :, ::-1], atol=1e-4)
+    turned, *_ = predict._network_maps(model, np.rot90(image), 0.5, average_views=True)
+    np.testing.assert_allclose(turned, np.rot90(maps, axes=(1, 2)), atol=1e-4)
+    single, *_ = predict._network_maps(model, image, 0.5, average_views=False)
+    assert np.abs(single - maps).max() > 1e-3
 
 
 def test_an_empty_image_gives_no_nuclei(oracle):
@@ -117,7 +119,7 @@ def test_another_type_head_leaves_the_segmentation_as_it_is(model):
 
 def test_given_nuclei_are_described_as_predicted_ones_are(oracle):
     image = picture()[0]
-    found = predict.predict_image(oracle, image, 0.5, average_flips=False)
+    found = predict.predict_image(oracle, image, 0.5, average_views=False)
     features, ids = predict.describe_nuclei(oracle, image, 0.5, found.instances)
     assert ids.tolist() == list(range(1, len(found.area_px) + 1))
     np.testing.assert_allclose(features, found.features, rtol=1e-3, atol=1e-4)
