@@ -6,8 +6,8 @@
 # datasets: [virtual, xenium]
 # reads: [Xenium output folders with their H&E]
 # writes: [labels.h5ad, nuclei.h5 (schema stpath.nuclei/1), bundles/ (virtual only)]
-# time: 1 min on two cores
-# memory: 2 GB
+# time: 88 s (cpu profile, 2 cores)
+# memory: 1.8 GB
 # ---
 
 # %% [markdown]
