@@ -231,7 +231,7 @@ if truth is not None:
 # *Predict:* a cluster of thirty nuclei is named as one. When is that better than asking each nucleus and its
 # neighbours, and what is the best that *any* naming of clusters could reach?
 
-# %% tags=["copy-me"]
+# %%
 from stpath_core import keys, labels
 
 # inputs: counted, typed, truth, report

@@ -194,9 +194,10 @@ else:
 # *Two traps we fell into.* With a segmentation that had been trained together with the true labels, the shuffled head
 # reached .27 to .46: each patient keeps its own mixture of types when labels are shuffled, and features that are
 # already sorted by type need little more than mixtures to be named. So no label touches the network here before the
-# heads do. And a head that read the features as they are lost .07 of type F1 from one organ to the next: how dark a
-# nucleus is depends on the stain before it depends on the type. So the head reads each feature *relative to the other
-# nuclei of the same image*. We chose that by leaving out one training organ after the other, never on the unseen ones.
+# heads do. And before images were brought to one stain, a head that read the features as they are lost .07 of type F1
+# from one organ to the next: how dark a nucleus is depends on the stain before it depends on the type. So the head
+# reads each feature *relative to the other nuclei of the same image*. We chose that by leaving out one training organ
+# after the other, never on the unseen ones.
 
 # %%
 if typed and len(splits) == 1:

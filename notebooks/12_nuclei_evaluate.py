@@ -183,9 +183,6 @@ if dataset == "virtual":
 # which is why "above chance" would have been too easy a test. The rest of the way to the oracle is shape, texture and
 # surroundings, or what is still to be won.
 #
-# One design choice carries a good part of it: the head reads each nucleus relative to the others of its image. Read as
-# they are, the same features gave .68 here instead of .76 (seed 0), because a new organ comes with a new stain.
-#
 # ## Is it really better?
 # Two intervals that overlap can still hide a clear winner, because both methods stumble over the same hard images. So
 # compare them *on each image* and look at the differences.
@@ -233,7 +230,9 @@ if test:
 #
 # ## From virtual to real
 # Does a network that has only ever seen virtual tissue find *real* nuclei? Only a run on real tiles can say: `stpath
-# run 11 12 -p dataset=monuseg -p data_dir=...`.
+# run 11 12 -p dataset=monuseg -p data_dir=...`. Ours (seed 0): AJI .47 on the thirteen tiles, about what the classical
+# method reaches, and fine-tuning from there did no better than starting from nothing (.56 against .58 on the four
+# held-out tiles). The tissue's colours and densities were set beside these same tiles, so even that is not blind.
 
 # %%
 if (trained / "nuclei_virtual.safetensors").exists():
