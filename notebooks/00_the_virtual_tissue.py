@@ -6,7 +6,7 @@
 # datasets: [virtual]
 # reads: []
 # writes: [card.csv, effects.csv]
-# time: 20 s (cpu profile, 2 cores)
+# time: 18 s (cpu profile, 2 cores)
 # memory: 0.7 GB
 # ---
 
