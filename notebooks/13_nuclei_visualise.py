@@ -174,9 +174,9 @@ if typed:
 
 # %% [markdown]
 # Where the line lies below the diagonal, a network promises more than it holds. Ours lies above: its head is held back
-# by a penalty and learned from labels of which one in twelve is wrong, so it is modest even where it is right. The order
-# is what counts for abstaining: the surer half is righter than the rest, so one may leave the other half unnamed. That
-# is often worth more than a better mean.
+# by a penalty and learned from labels of which one in twelve is wrong, so it is modest even where it is right. The
+# order is what counts for abstaining: the surer half is righter than the rest, so one may leave the other half unnamed.
+# That is often worth more than a better mean.
 #
 # ## The same tissue as a map
 # Now forget the pixels. A biologist asks: which cells lie beside which? Left prediction, right truth.
