@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,10 @@ def test_plain_papermill_refuses_unknown_names_and_takes_known_ones(toys):
 def test_interrupt_ends_the_kernel_and_exits_130(toys):
     toys.add("10_one", "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(120)")
     words = [sys.executable, "-m", "stpath_core", "run", "10"]
-    process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    process = subprocess.Popen(
+        words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     pid_file = toys.folder.parent / "pid"
     for _ in range(300):
         if pid_file.exists() and pid_file.read_text():
