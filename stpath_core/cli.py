@@ -112,6 +112,9 @@ def main(words: list[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"stpath: {error}", file=sys.stderr)
+        return FAILED
 
 
 def _interrupt(*_: Any) -> NoReturn:

@@ -282,6 +282,23 @@ def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
     return paths
 
 
+def _check_targets(paths: Sequence[Path], out: Path) -> None:
+    """Refuse a folder that is none, and to write over an input or over masks that did not come from a prediction.
+
+    A prediction's mask has its GeoJSON beside the folder of masks; the annotations of a data set have not.
+    """
+    blocked = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
+    if blocked is not None:
+        msg = f"{blocked} is a file, so nothing can be written to the folder {out}: give another one"
+        raise InputError(msg)
+    inputs = {p.resolve() for p in paths}
+    for path in paths:
+        mask = out / "labels" / f"{path.stem}.png"
+        if mask.resolve() in inputs or (mask.exists() and not (out / f"{path.stem}.geojson").exists()):
+            msg = f"{mask} exists and was not made by a prediction, so it is not written over: give another folder"
+            raise InputError(msg)
+
+
 def predict_folder(
     checkpoint: str | Path,
     images: str | Path | Sequence[str | Path],
@@ -296,7 +313,8 @@ def predict_folder(
     images : a folder, a file, or several files. mpp : used for images whose file does not say it; one that says
     nothing and is given nothing is refused before anything is written.
     Writes `out/labels/<stem>.png` (uint16 ids at the input's size), `out/<stem>.geojson` for QuPath, and
-    `out/nuclei.csv` (image, id, x_um, y_um, area_um2, and with a type head type and confidence).
+    `out/nuclei.csv` (image, id, x_um, y_um, area_um2, and with a type head type and confidence). An earlier prediction
+    is replaced; an input, or a mask that no prediction made, is not: InputError before anything is written.
     """
     import imageio.v3 as iio
     import pandas as pd
@@ -305,6 +323,7 @@ def predict_folder(
 
     model = load(checkpoint, device=device)
     paths = _image_files(images)
+    _check_targets(paths, Path(out))
     for path in paths:  # reading is cheap beside predicting, and nothing is written if one cannot be used
         _check_image(*read_image(path, mpp=mpp))
     out, tables = Path(out), []
@@ -319,11 +338,11 @@ def predict_folder(
         if nuclei.type_probs is not None:
             types = np.array(nuclei.classes, dtype=object)[nuclei.type_probs.argmax(1)]
             confidence = nuclei.type_probs.max(1)
-        with atomic_path(out / "labels" / f"{path.stem}.png") as aside:
-            iio.imwrite(aside, nuclei.instances.astype(np.uint16))
         outlines = mask_outlines(nuclei.instances)
         scores = None if confidence is None else {"confidence": confidence}
         write_geojson(out / f"{path.stem}.geojson", outlines, classes=types, measurements=scores)
+        with atomic_path(out / "labels" / f"{path.stem}.png") as aside:  # second: see _check_targets
+            iio.imwrite(aside, nuclei.instances.astype(np.uint16))
         columns = {
             "image": path.name, "id": np.arange(1, n + 1), "x_um": nuclei.centroids_px[:, 0] * image_mpp,
             "y_um": nuclei.centroids_px[:, 1] * image_mpp, "area_um2": nuclei.area_px * image_mpp**2,

@@ -85,6 +85,9 @@ def plan(names: Sequence[str], texts: Mapping[str, str], values: Mapping[str, An
     if not able:
         record.refuse_dataset(planned[0].notebook, planned[0].values["dataset"])
     for one in able:
+        if one.values["dataset"] != "virtual" and not one.values["data_dir"]:
+            msg = f"dataset={one.values['dataset']} lies in a folder of yours: say where, with -p data_dir=FOLDER"
+            raise InputError(msg)
         stages.fingerprint(one.values["data_dir"] or stages.home() / "notebooks" / "params")  # data_dir must exist
     return able
 

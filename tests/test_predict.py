@@ -208,3 +208,32 @@ def test_images_without_scale_are_refused_before_anything_is_written(model, tmp_
     with pytest.raises(InputError, match="mpp"):
         predict.predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_annotations_and_inputs_are_never_written_over(model, tmp_path):
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    images = folder_of_images(tmp_path)
+    first = sorted(images.iterdir())[0]
+    (tmp_path / "labels").mkdir()
+    annotation = tmp_path / "labels" / f"{first.stem}.png"
+    annotation.write_bytes(b"drawn by hand")
+    with pytest.raises(InputError, match="not made by a prediction"):
+        predict.predict_folder(checkpoint, images, tmp_path, mpp=0.5)
+    assert annotation.read_bytes() == b"drawn by hand"
+    assert not list(tmp_path.glob("*.geojson"))
+    again = tmp_path / "again" / "labels"
+    again.mkdir(parents=True)
+    (again / first.name).write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match="give another folder"):
+        predict.predict_folder(checkpoint, again, tmp_path / "again", mpp=0.5)
+    assert (again / first.name).read_bytes() == first.read_bytes()
+
+
+def test_an_earlier_prediction_may_be_replaced_and_a_file_is_no_folder(model, tmp_path):
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    images = folder_of_images(tmp_path)
+    for _ in range(2):
+        predict.predict_folder(checkpoint, images, tmp_path / "out", mpp=0.5)
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(InputError, match="is a file"):
+        predict.predict_folder(checkpoint, images, tmp_path / "taken", mpp=0.5)

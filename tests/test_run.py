@@ -50,6 +50,13 @@ def test_wrong_commands_start_nothing(toys, capsys, words, said):
     assert not (toys.folder / "runs").exists()
 
 
+def test_real_data_without_a_folder_starts_nothing(toys, capsys):
+    toys.add("10_one", WRITE, parameters="size: int = 3", header="# datasets: [virtual, monuseg]\n")
+    assert stpath("run", "10", "-p", "dataset=monuseg") == cli.USAGE
+    assert "say where, with -p data_dir=FOLDER" in capsys.readouterr().err
+    assert not (toys.folder / "runs").exists()
+
+
 def test_unknown_options_are_usage_errors(toys):
     with pytest.raises(SystemExit, match="2"):
         stpath("run", "10", "--parallel")

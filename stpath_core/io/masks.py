@@ -26,6 +26,9 @@ def open_mask_folder(folder: str | Path, *, entry: Dataset | str = "masks", mpp:
     >>> tiles = open_mask_folder("monuseg", entry="monuseg")              # doctest: +SKIP
     >>> mine = open_mask_folder("tiles", mpp=0.25)                        # doctest: +SKIP
     """
+    if not str(folder):
+        message = "no folder was given; pass data_dir=FOLDER, where the images and masks lie"
+        raise InputError(message)
     folder, entry = Path(folder), dataset(entry) if isinstance(entry, str) else entry
     if entry.layout != "masks":
         message = f"{entry.name} has the layout {entry.layout!r}; open_mask_folder reads folders of images and masks"
