@@ -154,7 +154,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from stpath_core.predict import predict_folder
+    from stpath_core.predict_folder import predict_folder
     from stpath_core.progress import track
 
     progress = functools.partial(track, label="images")

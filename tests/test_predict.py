@@ -9,6 +9,7 @@ import torch
 from stpath_core import predict
 from stpath_core.errors import InputError
 from stpath_core.models.nuclei import NucleiNet, TypeHead
+from stpath_core.predict_folder import predict_folder
 
 SLIM = {"out_indices": [0, 1, 2], "channels": [8, 8, 16, 16], "stem_width": 8}
 CLASSES = ("epithelial", "neoplastic")
@@ -191,7 +192,7 @@ def test_a_folder_becomes_masks_geojson_and_one_table(model, tmp_path):
     import pandas as pd
 
     checkpoint = predict.save(tmp_path / "net.safetensors", model)
-    table = predict.predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out", mpp=0.5)
+    table = predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out", mpp=0.5)
     out = tmp_path / "out"
     assert sorted(p.name for p in out.rglob("*.png")) == ["tile0.png", "tile1.png"]
     mask = iio.imread(out / "labels" / "tile0.png")
@@ -206,7 +207,7 @@ def test_a_folder_becomes_masks_geojson_and_one_table(model, tmp_path):
 def test_images_without_scale_are_refused_before_anything_is_written(model, tmp_path):
     checkpoint = predict.save(tmp_path / "net.safetensors", model)
     with pytest.raises(InputError, match="mpp"):
-        predict.predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out")
+        predict_folder(checkpoint, folder_of_images(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -218,14 +219,14 @@ def test_annotations_and_inputs_are_never_written_over(model, tmp_path):
     annotation = tmp_path / "labels" / f"{first.stem}.png"
     annotation.write_bytes(b"drawn by hand")
     with pytest.raises(InputError, match="not made by a prediction"):
-        predict.predict_folder(checkpoint, images, tmp_path, mpp=0.5)
+        predict_folder(checkpoint, images, tmp_path, mpp=0.5)
     assert annotation.read_bytes() == b"drawn by hand"
     assert not list(tmp_path.glob("*.geojson"))
     again = tmp_path / "again" / "labels"
     again.mkdir(parents=True)
     (again / first.name).write_bytes(first.read_bytes())
     with pytest.raises(InputError, match="give another folder"):
-        predict.predict_folder(checkpoint, again, tmp_path / "again", mpp=0.5)
+        predict_folder(checkpoint, again, tmp_path / "again", mpp=0.5)
     assert (again / first.name).read_bytes() == first.read_bytes()
 
 
@@ -233,7 +234,7 @@ def test_an_earlier_prediction_may_be_replaced_and_a_file_is_no_folder(model, tm
     checkpoint = predict.save(tmp_path / "net.safetensors", model)
     images = folder_of_images(tmp_path)
     for _ in range(2):
-        predict.predict_folder(checkpoint, images, tmp_path / "out", mpp=0.5)
+        predict_folder(checkpoint, images, tmp_path / "out", mpp=0.5)
     (tmp_path / "taken").write_text("x")
     with pytest.raises(InputError, match="is a file"):
-        predict.predict_folder(checkpoint, images, tmp_path / "taken", mpp=0.5)
+        predict_folder(checkpoint, images, tmp_path / "taken", mpp=0.5)

@@ -212,10 +212,10 @@ def test_report_shows_values_intervals_and_ranges(toys, capsys):
 
 
 def test_predict_nuclei_passes_its_options_on(monkeypatch, tmp_path):
-    from stpath_core import predict
+    from stpath_core import predict_folder
 
     seen = {}
-    monkeypatch.setattr(predict, "predict_folder", lambda *words, **named: seen.update(named, words=words))
+    monkeypatch.setattr(predict_folder, "predict_folder", lambda *words, **named: seen.update(named, words=words))
     assert stpath("predict-nuclei", "a.safetensors", tmp_path, "--out", tmp_path / "o", "--mpp", "0.25") == cli.OK
     assert [str(w) for w in seen["words"]] == ["a.safetensors", str(tmp_path), str(tmp_path / "o")]
     assert (seen["mpp"], seen["device"]) == (0.25, "auto")

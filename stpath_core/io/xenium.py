@@ -69,12 +69,9 @@ def open_xenium(
 
 def find_bundles(folder: str | Path) -> list[Path]:
     """The bundles in a folder: itself, or every folder below that holds an experiment.xenium, in order."""
-    if not str(folder):
-        message = "no folder was given; pass data_dir=FOLDER, a Xenium output folder or a folder of such folders"
-        raise InputError(message)
-    found = sorted(p.parent for p in Path(folder).rglob("experiment.xenium"))
+    found = sorted(p.parent for p in Path(folder).rglob("experiment.xenium")) if str(folder) else []
     if not found:
-        message = f"{folder} holds no experiment.xenium: give a Xenium output folder, or a folder of such folders"
+        message = f"data_dir={str(folder)!r} holds no experiment.xenium: give a Xenium output folder, or a folder of such folders"
         raise InputError(message)
     return found
 

@@ -1,0 +1,105 @@
+"""A folder of images to masks, GeoJSON and a table, with what must never be written over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stpath_core import predict
+from stpath_core.errors import InputError
+from stpath_core.fit import Progress
+from stpath_core.io.files import atomic_path
+
+
+def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The image files of a folder (not below it), or those given, with names that do not clash."""
+    from stpath_core.io.images import IMAGE_SUFFIXES
+
+    given = [Path(p) for p in ([images] if isinstance(images, str | Path) else images)]
+    paths = [f for p in given for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    folders = any(p.is_dir() for p in given)
+    paths = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES or not folders]
+    if not paths:
+        msg = f"no images in {', '.join(map(str, given))}; give a folder of files ending in {', '.join(IMAGE_SUFFIXES)}"
+        raise InputError(msg)
+    twice = [p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1]
+    if twice:
+        msg = f"two images share the name {twice[0]!r}, so their results would overwrite each other: rename one"
+        raise InputError(msg)
+    return paths
+
+
+def _check_targets(paths: Sequence[Path], out: Path) -> None:
+    """Refuse a folder that is none, and to write over an input or over masks that did not come from a prediction.
+
+    A prediction's mask has its GeoJSON beside the folder of masks; the annotations of a data set have not.
+    """
+    blocked = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
+    if blocked is not None:
+        msg = f"{blocked} is a file, so nothing can be written to the folder {out}: give another one"
+        raise InputError(msg)
+    inputs = {p.resolve() for p in paths}
+    for path in paths:
+        mask = out / "labels" / f"{path.stem}.png"
+        if mask.resolve() in inputs or (mask.exists() and not (out / f"{path.stem}.geojson").exists()):
+            msg = f"{mask} exists and was not made by a prediction, so it is not written over: give another folder"
+            raise InputError(msg)
+
+
+def predict_folder(
+    checkpoint: str | Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    mpp: float | None = None,
+    device: str = "auto",
+    progress: Progress = iter,
+) -> Path:
+    """Predict every image and write masks, GeoJSON and one table; returns the table's path.
+
+    images : a folder, a file, or several files. mpp : used for images whose file does not say it; one that says
+    nothing and is given nothing is refused before anything is written.
+    Writes `out/labels/<stem>.png` (uint16 ids at the input's size), `out/<stem>.geojson` for QuPath, and
+    `out/nuclei.csv` (image, id, x_um, y_um, area_um2, and with a type head type and confidence). An earlier prediction
+    is replaced; an input, or a mask that no prediction made, is not: InputError before anything is written.
+    """
+    import imageio.v3 as iio
+    import pandas as pd
+
+    from stpath_core.io import mask_outlines, read_image, write_geojson
+
+    model = predict.load(checkpoint, device=device)
+    paths = _image_files(images)
+    _check_targets(paths, Path(out))
+    for path in paths:  # reading is cheap beside predicting, and nothing is written if one cannot be used
+        predict.check_image(*read_image(path, mpp=mpp))
+    out, tables = Path(out), []
+    for path in progress(paths):
+        image, image_mpp = read_image(path, mpp=mpp)
+        nuclei = predict.predict_image(model, image, image_mpp)
+        n = len(nuclei.area_px)
+        if n > np.iinfo(np.uint16).max:
+            msg = f"{path.name} holds {n} nuclei, more than a uint16 mask can number: cut the image into parts"
+            raise InputError(msg)
+        types = confidence = None
+        if nuclei.type_probs is not None:
+            types = np.array(nuclei.classes, dtype=object)[nuclei.type_probs.argmax(1)]
+            confidence = nuclei.type_probs.max(1)
+        outlines = mask_outlines(nuclei.instances)
+        scores = None if confidence is None else {"confidence": confidence}
+        write_geojson(out / f"{path.stem}.geojson", outlines, classes=types, measurements=scores)
+        with atomic_path(out / "labels" / f"{path.stem}.png") as aside:  # second: see _check_targets
+            iio.imwrite(aside, nuclei.instances.astype(np.uint16))
+        columns = {
+            "image": path.name, "id": np.arange(1, n + 1), "x_um": nuclei.centroids_px[:, 0] * image_mpp,
+            "y_um": nuclei.centroids_px[:, 1] * image_mpp, "area_um2": nuclei.area_px * image_mpp**2,
+        }  # fmt: skip
+        if types is not None:
+            columns |= {"type": types, "confidence": confidence}
+        tables.append(pd.DataFrame(columns))
+    table = out / "nuclei.csv"
+    with atomic_path(table) as aside:
+        pd.concat(tables).to_csv(aside, index=False, float_format="%.3f")
+    return table
