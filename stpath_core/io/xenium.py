@@ -71,7 +71,7 @@ def find_bundles(folder: str | Path) -> list[Path]:
     """The bundles in a folder: itself, or every folder below that holds an experiment.xenium, in order."""
     found = sorted(p.parent for p in Path(folder).rglob("experiment.xenium")) if str(folder) else []
     if not found:
-        message = f"data_dir={str(folder)!r} holds no experiment.xenium: give a Xenium output folder, or a folder of such folders"
+        message = f"data_dir={str(folder)!r} holds no experiment.xenium: give a Xenium output folder, or one of several"
         raise InputError(message)
     return found
 
