@@ -56,14 +56,18 @@ from stpath_core.errors import InputError
 plot.jpeg_in_notebooks()
 stage = run.inputs("12_nuclei_evaluate") / "predictions.h5"
 if not stage.exists():
-    msg = "nothing was held out, so there is nothing to look at: run with -p holdout=1 or -p folds=4"
+    msg = "nothing was held out, so there is nothing to look at: cross the tiles, stpath run 11 12 13 -p folds=4 ..."
     raise InputError(msg)
 sections = read_nuclei_stage(stage)  # instances, labels: predicted; truth_instances, truth_labels: planted or annotated
 if profile == "smoke":  # after three training steps nothing is found: the truth stands in, so that figures can be drawn
     ones = [None if x.truth_labels is None else np.ones(len(x.truth_labels), np.float32) for x in sections]
     stand_in = zip(sections, ones, strict=True)
     sections = [replace(x, instances=x.truth_instances, labels=x.truth_labels, confidence=c) for x, c in stand_in]
-s = next((s for s in sections if s.name == shown), sections[0])
+names = [x.name for x in sections]
+if shown and shown not in names:
+    msg = f"shown={shown!r} is not held out; choose one of {', '.join(names)}"
+    raise InputError(msg)
+s = sections[names.index(shown) if shown else 0]
 typed = s.labels is not None
 types = s.labels[1:] if typed else None
 scales = (300, 100, 30) if dataset == "virtual" else (250, 100, 30)

@@ -48,7 +48,7 @@ def read_markers(path: str | Path | None = None, *, cancer_genes: str | Path | l
     cancer_genes : gene symbols, or a CSV with a column "Gene Symbol" (COSMIC's census) or "gene": added as neoplastic.
     """
     path = DATA_FOLDER / "markers.csv" if path is None else Path(path)
-    table = pd.read_csv(path, sep=None, engine="python")
+    table = _read_table(path)
     if "official gene symbol" in table:
         table = _from_panglaodb(table, path)
     if cancer_genes is not None:
@@ -62,6 +62,12 @@ def read_markers(path: str | Path | None = None, *, cancer_genes: str | Path | l
         message = f"{path} names the super-classes {wrong}; expected {', '.join(SUPER_CLASSES)}"
         raise InputError(message)
     return table
+
+
+def _read_table(path: str | Path) -> pd.DataFrame:
+    """A table parted by tabs if its header has any, else by commas; nothing is guessed from the rows."""
+    header = "".join(pd.read_csv(path, nrows=0, sep=",").columns)
+    return pd.read_csv(path, sep="\t" if "\t" in header else ",")
 
 
 def _from_panglaodb(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -83,7 +89,7 @@ def _from_panglaodb(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
 def _cancer_rows(genes: str | Path | list[str]) -> pd.DataFrame:
     source = "given"
     if isinstance(genes, str | Path):
-        source, table = Path(genes).name, pd.read_csv(genes, sep=None, engine="python")
+        source, table = Path(genes).name, _read_table(genes)
         column = next((c for c in ("Gene Symbol", "gene") if c in table), None)
         if column is None:
             message = f"{genes} has the columns {list(table)}; a list of cancer genes has 'Gene Symbol' or 'gene'"

@@ -176,3 +176,13 @@ def test_no_system_package_manager_is_called():
     managers = re.compile(r"\b(sudo|apt|apt-get|dnf|yum|brew|pacman|conda|snap)\b")
     for name in ("Makefile", ".ci/run", ".github/workflows/ci.yml"):
         assert not managers.search((ROOT / name).read_text()), name
+
+
+def test_readme_tells_the_time_and_memory_that_the_notebooks_measured():
+    told = re.findall(r"^\| (\d\d_\w+) \|[^|]*\| ([^|]+) \| ([^|]+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    measured = []
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.py")):
+        header = path.read_text()
+        parts = [re.search(rf"^# {word}: ([\d.]+ \w+)", header, re.MULTILINE)[1] for word in ("time", "memory")]
+        measured.append((path.stem, *parts))
+    assert told == measured

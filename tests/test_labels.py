@@ -244,6 +244,12 @@ def test_a_users_panglaodb_file_becomes_a_marker_table(tmp_path):
     }  # fmt: skip; the mouse's gene and the neuron's are left out
 
 
+def test_a_list_of_one_column_is_read_whole(tmp_path):
+    (tmp_path / "list.csv").write_text("gene\nERBB2\nTP53\n")
+    table = labels.read_markers(cancer_genes=tmp_path / "list.csv")
+    assert table[table["fine_type"] == "cancer"]["gene"].tolist() == ["ERBB2", "TP53"]
+
+
 def test_a_cancer_list_without_its_column_is_refused(tmp_path):
     (tmp_path / "list.csv").write_text("name,tier\nERBB2,1\n")
     with pytest.raises(InputError, match="Gene Symbol"):
