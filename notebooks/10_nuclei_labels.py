@@ -6,7 +6,7 @@
 # datasets: [virtual, xenium]
 # reads: [Xenium output folders with their H&E]
 # writes: [labels.h5ad, nuclei.h5 (schema stpath.nuclei/1), bundles/ (virtual only)]
-# time: 44 s (cpu profile, 2 cores)
+# time: 48 s (cpu profile, 2 cores)
 # memory: 1.7 GB
 # ---
 

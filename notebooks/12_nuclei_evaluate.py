@@ -7,7 +7,7 @@
 # datasets: [virtual, monuseg, nucls, masks]
 # reads: [nuclei.h5 (schema stpath.nuclei/1), checkpoints and splits.json of notebook 11]
 # writes: [predictions.h5 (schema stpath.nuclei/1), images.csv]
-# time: 41 s (cpu profile, 2 cores)
+# time: 45 s (cpu profile, 2 cores)
 # memory: 1.9 GB
 # ---
 

@@ -179,7 +179,8 @@ def test_no_system_package_manager_is_called():
 
 
 def test_readme_tells_the_time_and_memory_that_the_notebooks_measured():
-    told = re.findall(r"^\| (\d\d_\w+) \|[^|]*\| ([^|]+) \| ([^|]+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    told = re.findall(r"^\| (\d\d_\w+) \|[^|]*\| ([^|]+) \| ([^|]+) \|$", readme, re.MULTILINE)
     measured = []
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.py")):
         header = path.read_text()
