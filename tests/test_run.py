@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from stpath_core import cli, manifest, progress, record
+from stpath_core import cli, manifest, record
 
 WRITE = '(run.stage / "x.txt").write_text("x" * size)\nreport("part1.size", size)'
 READ = 'text = (run.inputs("10_one") / "x.txt").read_text()\nreport("part1.read", len(text))'
@@ -227,24 +226,6 @@ def test_help_names_the_exit_codes(words, capsys):
     with pytest.raises(SystemExit, match="0"):
         stpath(*words)
     assert "exit codes: 0" in capsys.readouterr().out
-
-
-def test_progress_is_plain_in_a_log_and_a_bar_in_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    log, terminal = io.StringIO(), Terminal()
-    monkeypatch.setattr(sys, "stderr", log)
-    assert list(progress.track(range(3), label="tiles")) == [0, 1, 2]
-    assert log.getvalue() == "tiles 3 of 3, 0 s\n"
-    monkeypatch.setattr(sys, "stderr", terminal)
-    list(progress.track(range(3), label="tiles"))
-    assert "\r" in terminal.getvalue()
-    assert terminal.getvalue().endswith("tiles 3 of 3, 0 s\n")
-    told = progress.steps("sections")
-    told(2, 2, "a")
-    assert "sections 2 of 2" in terminal.getvalue()
 
 
 def test_given_values_travel_as_json_in_the_environment(toys, monkeypatch):
