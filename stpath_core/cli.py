@@ -15,8 +15,8 @@ from stpath_core.errors import InputError, StpathError
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """\
-exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command itself is wrong (nothing was
-started); 130 interrupted."""
+exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command or
+what it was given cannot be used (mostly found before anything starts); 130 interrupted."""
 
 RUN_EXAMPLES = """\
 examples:
@@ -27,11 +27,27 @@ examples:
   stpath run nuclei_train -f grid/a.yaml --out results
 
 A notebook whose inputs are missing makes them first. Parameters, with units, stand in the first code cell of each
-notebook; an unknown name or a wrong type is an error before anything starts. A name reaches every named notebook that
-declares it, and the notebooks that these need. Values that the profile decides are in notebooks/params/.
+notebook; an unknown name, a wrong type or a value that cannot work is an error before anything starts. A name reaches
+each named notebook that declares it, and is an error if none does: steps is declared by 11 alone, so for 12 on a network
+of 200 steps name both, `stpath run 11 12 -p steps=200`. Values that the profile decides are in notebooks/params/.
 
-Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
+FILE.yaml holds lines `name: value`, and sections `11_nuclei_train: {steps: 200}` for one notebook.
+
+A log gets a line a cell, and every half minute one from within a long cell. Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
 run of each kind is merged into <out>/latest/. Smoke runs are not.
+
+"""
+
+
+PREDICT_EXAMPLES = """\
+examples:
+  stpath predict-nuclei nuclei.safetensors slide.svs --out found
+  stpath predict-nuclei nuclei_image_oriented.safetensors tiles/ --out found --mpp 0.25
+
+`stpath run 11` trains checkpoints and prints their paths: nuclei.safetensors outlines, nuclei_image_oriented.safetensors
+types as well, nuclei_shuffled_*.safetensors are controls. Of each image DIR gets labels/<name>.png (uint16, a number per
+nucleus, 0 background) and <name>.geojson (for QuPath); nuclei.csv lists all (um). Images of 40x have about 0.25
+micrometres per pixel, of 20x about 0.5; a file that says its own needs no --mpp. Hidden files are passed over.
 
 """
 
@@ -73,7 +89,9 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "show the numbers of the newest successful runs", _report)
     report.add_argument("--out", default="", help="folder of the runs (default: runs)")
 
-    predict = command("predict-nuclei", "outline and type the nuclei of images with a trained network", _predict)
+    predict = command(
+        "predict-nuclei", "outline and type the nuclei of images with a trained network", _predict, PREDICT_EXAMPLES
+    )
     predict.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file written by notebook 11"
     )
@@ -84,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="folder for labels/, GeoJSON and nuclei.csv"
     )
     predict.add_argument("--mpp", type=float, help="micrometres per pixel, for images that do not say so themselves")
-    predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
 
     command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
     sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
@@ -122,7 +140,7 @@ def _interrupt(*_: Any) -> NoReturn:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from stpath_core import run
+    from stpath_core import parameters, run
 
     texts: dict[str, str] = {}
     for text in arguments.values:
@@ -132,7 +150,8 @@ def _run(arguments: argparse.Namespace) -> int:
             raise InputError(msg)
         texts[name.strip()] = value
     texts |= {k: v for k in ("profile", "seed", "out") if (v := getattr(arguments, k)) is not None}
-    planned = run.plan(arguments.notebooks, texts, run.read_parameter_file(arguments.file) if arguments.file else None)
+    values = parameters.read_parameter_file(arguments.file) if arguments.file else None
+    planned = run.plan(arguments.notebooks, texts, values)
     return _exit_code(run.run_planned(planned, reuse=arguments.reuse, say=_say))
 
 
@@ -158,7 +177,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from stpath_core.progress import track
 
     progress = functools.partial(track, label="images")
-    options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress}
+    options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress, "tell": _warn}
     _say(f"wrote {predict_folder(arguments.checkpoint, arguments.images, arguments.out, **options)}")
     return OK
 
@@ -180,6 +199,10 @@ def _notebooks(arguments: argparse.Namespace) -> int:
     from stpath_core import pairing
 
     return _exit_code(pairing.fill(arguments.notebooks, say=_say))
+
+
+def _warn(line: str) -> None:
+    print(f"stpath: {line}", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

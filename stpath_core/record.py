@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from stpath_core import latest, manifest, session, stages
+from stpath_core.checks import check_values
 from stpath_core.errors import InputError, StpathError
 from stpath_core.io.files import atomic_folder
 from stpath_core.parameters import as_text, refuse_unknown
@@ -200,6 +201,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
         given["data_dir"] = str(Path(given["data_dir"]).expanduser().resolve())
     values = notebook.resolve(given)
     refuse_dataset(notebook, values["dataset"])
+    check_values(values, given)
     variables.update(values)
     given = json.loads(os.environ.get(GIVEN_VARIABLE) or "{}") | given
     key = stages.stage_key(notebook, given)
