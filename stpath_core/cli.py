@@ -15,8 +15,17 @@ from stpath_core.errors import InputError, StpathError
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """\
-exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command or
-what it was given cannot be used (mostly found before anything starts); 130 interrupted."""
+exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command, or what it was given, cannot
+be used; 130 interrupted."""
+
+START = """\
+to begin:
+  stpath doctor                        can this machine run the tutorials?
+  stpath run 10 --profile smoke        one notebook, tiny; `stpath run --help` tells of numbers, names and parameters
+  stpath run 11                        train a network on the virtual tissue, and print where it lies
+  stpath predict-nuclei CHECKPOINT IMAGES --out DIR
+
+"""
 
 RUN_EXAMPLES = """\
 examples:
@@ -28,26 +37,27 @@ examples:
 
 A notebook whose inputs are missing makes them first. Parameters, with units, stand in the first code cell of each
 notebook; an unknown name, a wrong type or a value that cannot work is an error before anything starts. A name reaches
-each named notebook that declares it, and is an error if none does: steps is declared by 11 alone, so for 12 on a network
-of 200 steps name both, `stpath run 11 12 -p steps=200`. Values that the profile decides are in notebooks/params/.
+each named notebook that declares it, and is an error if none does: `steps` is declared by 11 alone, so to evaluate a
+network of 200 steps name both: `stpath run 11 12 -p steps=200`. What the profile decides is in notebooks/params/.
 
 FILE.yaml holds lines `name: value`, and sections `11_nuclei_train: {steps: 200}` for one notebook.
 
-A log gets a line a cell, and every half minute one from within a long cell. Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
-run of each kind is merged into <out>/latest/. Smoke runs are not.
+Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
+run of each kind is merged into <out>/latest/. Smoke runs are not. A log gets a line a cell, and every half minute one
+from within a long cell.
 
 """
-
 
 PREDICT_EXAMPLES = """\
 examples:
   stpath predict-nuclei nuclei.safetensors slide.svs --out found
   stpath predict-nuclei nuclei_image_oriented.safetensors tiles/ --out found --mpp 0.25
 
-`stpath run 11` trains checkpoints and prints their paths: nuclei.safetensors outlines, nuclei_image_oriented.safetensors
-types as well, nuclei_shuffled_*.safetensors are controls. Of each image DIR gets labels/<name>.png (uint16, a number per
-nucleus, 0 background) and <name>.geojson (for QuPath); nuclei.csv lists all (um). Images of 40x have about 0.25
-micrometres per pixel, of 20x about 0.5; a file that says its own needs no --mpp. Hidden files are passed over.
+`stpath run 11` trains checkpoints and prints their paths: nuclei.safetensors outlines, and
+nuclei_image_oriented.safetensors types as well; nuclei_shuffled_*.safetensors are controls. Of each image DIR gets
+labels/<name>.png (uint16, a number per nucleus, 0 background) and <name>.geojson (for QuPath); nuclei.csv lists all, in
+micrometres. Images of 40x have about 0.25 micrometres per pixel, of 20x about 0.5; a file that says its own needs no
+--mpp. Hidden files are passed over.
 
 """
 
@@ -57,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="stpath",
         description="Run and check the stpath tutorials, and use what they train.",
-        epilog=EXIT_CODES,
+        epilog=START + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"stpath {__version__}")

@@ -178,7 +178,7 @@ def _types(folder: Path, entry: Dataset) -> dict[str, dict[int, str]] | None:
     bad = table.index[ids.isna() | (ids % 1 != 0)]
     if len(bad):
         given = table[entry.types["id"]][bad[0]]
-        message = f"{folder / entry.types['file']}, row {bad[0] + 1}: {entry.types['id']} is {given!r}; needed: the"
+        message = f"{folder / entry.types['file']}, row {bad[0] + 1}: {entry.types['id']} is {given}; needed: the"
         raise InputError(message + " nucleus' number in its mask")
     stem = [entry.types["stem"].format(**row) for row in table[keys].to_dict("records")]
     name = table[entry.types["class"]].map(entry.types["map"]).fillna("unknown")
