@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import signal
 import sys
@@ -125,6 +126,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    if not words:
+        parser().print_help(sys.stderr)
+        return USAGE
     arguments = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -141,7 +146,9 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"stpath: {error}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = ": free some space, or give --out on another disk, and run it again"
+        print(f"stpath: {error}{hint if full else ''}", file=sys.stderr)
         return FAILED
 
 

@@ -111,7 +111,7 @@ def predict_folder(
         scores = None if confidence is None else {"confidence": confidence}
         write_geojson(out / f"{path.stem}.geojson", outlines, classes=types, measurements=scores)
         with atomic_path(out / "labels" / f"{path.stem}.png") as aside:  # second: see _check_targets
-            iio.imwrite(aside, nuclei.instances.astype(np.uint16))
+            aside.write_bytes(iio.imwrite("<bytes>", nuclei.instances.astype(np.uint16), extension=".png"))
         columns = {
             "image": path.name, "id": np.arange(1, n + 1), "x_um": nuclei.centroids_px[:, 0] * image_mpp,
             "y_um": nuclei.centroids_px[:, 1] * image_mpp, "area_um2": nuclei.area_px * image_mpp**2,

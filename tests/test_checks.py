@@ -180,4 +180,27 @@ def test_a_full_disk_is_one_line_and_the_run_says_that_it_failed(toys, capsys, m
     monkeypatch.setattr("pathlib.Path.mkdir", full)
     assert stpath("run", "10") == cli.FAILED
     told = capsys.readouterr().err
-    assert told == "stpath: [Errno 28] No space left on device: 'runs/x'\n"
+    assert told.startswith("stpath: [Errno 28] No space left on device: 'runs/x': free some space")
+    assert told.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown_and_says_where_to_begin(capsys):
+    assert stpath() == cli.USAGE
+    told = capsys.readouterr().err
+    assert "to begin:" in told
+    assert "exit codes: 0" in told
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("pass", cli.OK),
+        ("raise ValueError('x')", cli.FAILED),
+        ("raise KeyboardInterrupt", cli.FAILED),  # of the cell's own; an interrupt of stpath is in test_run
+        ("import os; os._exit(3)", cli.FAILED),
+    ],
+)
+def test_scripts_can_trust_the_exit_code_of_a_run(toys, capsys, body, code):
+    toys.add("10_one", body)
+    assert stpath("run", "10") == code
+    assert "Traceback" not in capsys.readouterr().err
