@@ -154,7 +154,7 @@ class Run:
                 for line in child.stdout:
                     lines.append(line.rstrip())
                     say(f"{other.name}: {line.strip()}")
-            except BaseException:  # an interrupt above all: what was started for us ends with us, and records it
+            except BaseException:  # an interrupt above all: what was started for us ends with us
                 child.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(10)

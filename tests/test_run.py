@@ -188,7 +188,9 @@ def test_interrupt_ends_the_kernel_and_exits_130(toys, named):
         time.sleep(0.1)
     assert not psutil.pid_exists(int(pid_file.read_text()))
     assert len(toys.runs) == int(named) - 9
-    assert {manifest.read_json(p / "manifest.json")["status"] for p in toys.runs} == {"interrupted"}
+    told = {m["notebook"]: m["status"] for m in (manifest.read_json(p / "manifest.json") for p in toys.runs)}
+    assert told.pop("11_two" if named == "11" else "10_one") == "interrupted"
+    assert set(told.values()) <= {"interrupted", "running"}  # the one that is made first may be killed before it writes
 
 
 def test_checkpoint_is_told(toys, capsys):
