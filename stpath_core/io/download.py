@@ -144,7 +144,9 @@ def _connect(url: str, headers: dict[str, str]) -> Any:
     for _ in range(MAX_REDIRECTS + 1):
         proxies = {} if _is_here(urlsplit(here).hostname or "") else None
         opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(proxies))
-        request = urllib.request.Request(here, headers=headers | {"User-Agent": "stpath", "Accept-Encoding": "identity"})
+        request = urllib.request.Request(
+            here, headers=headers | {"User-Agent": "stpath", "Accept-Encoding": "identity"}
+        )
         try:
             return opener.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
