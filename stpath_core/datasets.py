@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,9 +105,9 @@ def table(entries: list[Dataset], to: str | Path = "") -> list[str]:
     """One line per data set: name, what, licence, size, state."""
     rows = [("name", "what", "licence", "size", "state")]
     for e in entries:
-        short = [part.partition(" (")[0].partition(";")[0] for part in (e.licence, e.size)]
+        short = [re.split(r" \(|[;,]", text)[0] for text in (e.licence, e.size)]
         rows.append((e.name, e.title, short[0], short[1] or "?" if e.files or e.how else "", state(e, to)))
-    limits = (16, 62, 26, 24, 12)
+    limits = (16, 54, 20, 20, 12)
     rows = [tuple(_cut(cell, limit) for cell, limit in zip(row, limits, strict=True)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -116,7 +118,9 @@ def describe(entry: Dataset, folder: Path) -> list[str]:
     """All that is known about one data set."""
     lines = [f"{entry.name}: {entry.title}", *terms(entry), f"source    {entry.source}"]
     told = {"size": entry.size, "mpp": entry.mpp, "patients": entry.patients, "how": entry.how, "use": entry.note}
-    lines += [f"{label:<9} {value}" for label, value in told.items() if value]
+    for label, value in told.items():
+        if value:
+            lines += textwrap.wrap(f"{label:<9} {value}", 110, subsequent_indent=" " * 10, break_on_hyphens=False)
     for file in entry.files:
         lines.append(f"file      {file.url}")
         known = f"sha256 {file.sha256}" if file.sha256 else "sha256 not known, recorded at first download"
@@ -143,8 +147,12 @@ def get(entry: Dataset, to: str | Path = "", *, say: Callable[[str], None] = pri
         raise InputError(message)
     for line in (entry.title, *terms(entry)):
         say(line)
-    for file in entry.files:
-        _get_file(entry, file, folder, say=say)
+    try:
+        for file in entry.files:
+            _get_file(entry, file, folder, say=say)
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     say(f"{entry.name} is in {folder}")
     if entry.note:
         say(entry.note)

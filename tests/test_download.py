@@ -219,7 +219,6 @@ def test_what_cannot_be_the_file_is_refused_before_a_byte_is_kept(server, tmp_pa
 def test_an_error_of_the_server_is_told_with_its_number(server, tmp_path):
     with pytest.raises(DownloadError, match="answered 404"):
         fetch(f"{server.url}/gone", tmp_path / "a.zip")
-    server.http.server_close()
     assert left_over(tmp_path) == []
 
 

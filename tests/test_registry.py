@@ -111,7 +111,7 @@ def test_list_is_a_table_with_states(store, capsys):
     assert stpath("list") == cli.OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["name", "what", "licence", "size", "state"]
-    assert max(map(len, lines)) <= 150
+    assert max(map(len, lines)) <= 120
     states = {
         line.split()[0]: re.split(r"  +", line)[-1] for line in lines[1:] if line.split()[:1] != ["stpath"] and line
     }
@@ -149,6 +149,14 @@ def test_get_shows_terms_downloads_unpacks_and_records(small, store, capsys):
     assert "fold_1.zip: here, unchanged" in capsys.readouterr().out
     assert stpath("path", "pannuke") == cli.OK
     assert capsys.readouterr().out == f"{folder}\n"
+
+
+def test_a_publisher_that_cannot_be_reached_leaves_nothing(small, store, capsys):
+    small.http.shutdown()
+    small.http.server_close()
+    assert stpath("get", "pannuke") == cli.FAILED
+    assert "refused): nothing came" in capsys.readouterr().err
+    assert not (store / "pannuke").exists()
 
 
 def test_verify_finds_what_changed_or_went(small, store, capsys):

@@ -83,7 +83,8 @@ def fetch(
                 for _ in progress(_copy(response, out, digest, left), total=megabytes):
                     pass
         except (OSError, http.client.HTTPException) as error:
-            message = f"{url} stopped ({_said(error)}); what came is kept, run the same command to go on"
+            kept = "what came is kept, run the same command to go on" if out.tell() else "nothing came"
+            message = f"{url} stopped ({_said(error)}): {kept}"
             raise DownloadError(message) from error
         finally:
             out.flush()
