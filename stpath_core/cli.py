@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stpath_core import __version__
+from stpath_core import __version__, datasets
 from stpath_core.errors import InputError, StpathError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -115,6 +115,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--mpp", type=float, help="micrometres per pixel, for images that do not say so themselves")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
 
+    data = command("data", "list, download, verify and find public data sets", _data, datasets.HELP)
+    data.add_argument("action", choices=datasets.ACTIONS, metavar="ACTION", help="list, get, verify or path")
+    data.add_argument("name", nargs="?", metavar="NAME", help="a data set, as `stpath data list` names it")
+    data.add_argument("--to", default="", metavar="DIR", help="folder of all data sets (default: data/cache/datasets)")
+
     command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
     sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
     sync.add_argument("--check", action="store_true", help="change nothing; fail when a pair differs or is stale")
@@ -197,6 +202,10 @@ def _predict(arguments: argparse.Namespace) -> int:
     options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress, "tell": _warn}
     _say(f"wrote {predict_folder(arguments.checkpoint, arguments.images, arguments.out, **options)}")
     return OK
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    return OK if datasets.command(arguments.action, arguments.name, arguments.to, say=_say) else FAILED
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

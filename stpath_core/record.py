@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stpath_core import latest, manifest, session, stages
+from stpath_core import datasets, latest, manifest, session, stages
 from stpath_core.checks import check_values
 from stpath_core.errors import InputError, StpathError
 from stpath_core.io.files import atomic_folder
@@ -226,7 +226,9 @@ def refuse_dataset(notebook: stages.Notebook, dataset: str) -> None:
     if not notebook.serves(dataset):
         able = [n for n in stages.notebook_names() if stages.find_notebook(n).serves(dataset)]
         served = " or ".join(notebook.header["datasets"])
+        use = "" if able else datasets.how_to_use(dataset)
         msg = f"{notebook.name} runs on dataset={served}; for {dataset} run {', '.join(able) or 'none'}"
+        msg += f": {use}" if use else ""
         raise InputError(msg)
 
 
