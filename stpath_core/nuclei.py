@@ -81,7 +81,12 @@ def open_sections(
 def inner_split(
     sections: Sequence[NucleiSection], *, seed: int, share: float = 0.1
 ) -> tuple[list[NucleiSection], list[NucleiSection]]:
-    """Split training sections by patient into fit and validation; `share` of the patients, rounded up, is held back."""
+    """Split training sections by patient into fit and validation; `share` of the patients, rounded up, is held back.
+
+    share=0 holds nobody back: for real tiles, where a patient less to learn from costs more than looking on gains.
+    """
+    if share == 0:
+        return list(sections), []
     patients = sorted({s.patient for s in sections})
     if len(patients) < 2:
         msg = f"the training sections come from {len(patients)} patient; 2 are needed for an inner validation split"
@@ -165,6 +170,7 @@ def train_split(
     batch_size: int = 12,
     tile_px: int = 128,
     lr: float = 2e-3,
+    inner_share: float = 0.1,
     seed: int = 0,
     device: str = "auto",
     resume: str | Path | None = None,
@@ -173,12 +179,12 @@ def train_split(
     """Train a nuclei network on the training side of a split; returns it with its history.
 
     mpp, stride : um per pixel that the network sees, and how many of them share one answer. start : a network whose
-    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. A share of the training
+    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. inner_share of the training
     patients is held back: the validation loss is taken twenty times on the same tiles of theirs and the weights of the
     best look are kept. Eight looks without a better one end the run: fewer stop it before the schedule has cooled down,
-    which is where the best weights usually are.
+    which is where the best weights usually are. With inner_share=0 all train, and the weights are the last ones.
     """
-    fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed)
+    fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed, share=inner_share)
     torch.manual_seed(seed)
     if start is None:
         model = NucleiNet(
@@ -188,10 +194,13 @@ def train_split(
         model = deepcopy(start)
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}
     tiles = NucleiTiles(fit_on, **cut, seed=seed)
-    looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)
+    watch = {}
+    if validate_on:
+        looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)
+        watch = {"validate": validation_score(looks, batches=4), "validate_every": max(1, steps // 20), "patience": 8}
     history = fit(
         model, nuclei_step, tiles, steps=steps, lr=lr, seed=seed, device=device, resume=resume, progress=progress,
-        validate=validation_score(looks, batches=4), validate_every=max(1, steps // 20), patience=8,
+        **watch,
     )  # fmt: skip
     return model.eval(), history
 
