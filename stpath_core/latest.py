@@ -38,7 +38,7 @@ def merge(runs: Path) -> dict[str, Any]:
 def names_data(key: str, dataset: str) -> bool:
     """Whether a key says that it comes from real data: it carries the data set's name, or the word real."""
     words = key.replace("_", ".").split(".")
-    return dataset in key.split(".") or "real" in words
+    return dataset in [*words, *key.split(".")] or "real" in words
 
 
 def _seconds(manifests: list[dict[str, Any]], sources: dict[str, str]) -> dict[str, float]:
