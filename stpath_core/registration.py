@@ -1,7 +1,7 @@
-"""Do positions lie on their image? Scores with a control: displaced copies, and the same positions with x and y swapped.
+"""Do positions lie on their image? Scores with a control: displaced copies, and positions with x and y swapped.
 
-`labels.registration_score` measures outlines; here are points without outlines (centroids, spots), and what a swap or a
-mirror would make of either.
+`labels.registration_score` measures outlines; here are points without outlines (centroids, spots), and what a swap or
+a mirror would make of either.
 """
 
 from __future__ import annotations

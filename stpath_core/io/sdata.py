@@ -44,7 +44,7 @@ def open_spatialdata(
     The table is another matter: see `spatialdata_table`.
     """
     path = Path(path)
-    sdata = _read(path)
+    sdata = read_store(path)
     shapes = _choose(sdata.shapes, nuclei, NUCLEI, "shapes", path)
     picture = _choose(sdata.images, image, [n for n in sdata.images if re.search("he|h&e", n.lower())], "images", path)
     pixels, stain = _pixels(sdata[picture], picture)
@@ -80,13 +80,14 @@ def spatialdata_table(path: str | Path, *, table: str | None = None) -> AnnData:
     InputError where its genes have no names or its counts are not raw.
     """
     path = Path(path)
-    sdata = _read(path)
+    sdata = read_store(path)
     name = _choose(sdata.tables, table, TABLES, "tables", path)
     adata = with_symbols(sdata[name], where=f"the table {name!r} of {path.name}")
     return unique_genes(with_counts(adata, where=f"the table {name!r} of {path.name}"), duplicates="refuse")
 
 
-def _read(path: Path):
+def read_store(path: Path):
+    """A SpatialData object, without the noise of the packages below; or one clear error."""
     if not path.is_dir():
         message = f"{path} is not a folder; give a SpatialData zarr store"
         raise InputError(message)

@@ -130,16 +130,18 @@ def _place(adata: AnnData, folder: Path, name: str, places: pd.DataFrame) -> Non
             f"{name}: a step on the array is {per_pitch:.0f} px in x and {across:.0f} px in y: are the axes mixed?"
         )
         raise InputError(message)
-    um = PITCH_UM / per_pitch  # per pixel of the file of spots
+    um = 2 * PITCH_UM / (per_pitch + across)  # per pixel of the file of spots
     pixel = places[["pixel_x", "pixel_y"]].to_numpy(float)
     adata.obsm[keys.SPATIAL] = pixel * um
     image = _image_row(folder, name)
     frame = Frame(unit="um", mpp_from="derived: pitch of the array, 200 um")
     if image is not None:
         scale, mpp = float(image["px_per_spotfile_px"]), float(image["mpp"])
-        if abs(um / scale / mpp - 1) > 0.05:
+        if abs(um / scale / mpp - 1) > 0.1:
             message = f"images.csv gives {name} {mpp:.4g} um per pixel, the spots' pitch {um / scale:.4g}: correct one"
             raise InputError(message)
+        if abs(um / scale / mpp - 1) > 0.03:
+            note(adata, f"{name}: images.csv says {mpp:.4g} um per pixel, the spots' pitch {um / scale:.4g}")
         to_image = ((scale / um, 0.0, 0.0), (0.0, scale / um, 0.0), (0.0, 0.0, 1.0))
         frame = Frame(unit="um", mpp=mpp, mpp_from="file", to_image=to_image)
         adata.obsm[keys.SPATIAL_PX] = pixel * scale
