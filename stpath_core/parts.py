@@ -126,7 +126,7 @@ def _section(section: io.Section, parts: Parts) -> None:
 def _table(adata, parts: Parts, *, image: np.ndarray | None = None, spots: bool = False) -> None:
     parts.counts, parts.genes = adata.layers[keys.COUNTS], list(adata.var_names)
     parts.ids = list(adata.obs_names)
-    for slot, names in (("patients", (keys.PATIENT, keys.DONOR)), ("types", (keys.LABEL, keys.CELL_TYPE))):
+    for slot, names in (("patients", (keys.DONOR, keys.PATIENT)), ("types", (keys.LABEL, keys.CELL_TYPE))):
         column = next((c for c in names if c in adata.obs), None)
         setattr(parts, slot, None if column is None else adata.obs[column].astype(str).tolist())
     parts.sections = sorted(set(adata.obs[keys.SECTION].astype(str))) if keys.SECTION in adata.obs else parts.sections
