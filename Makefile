@@ -53,5 +53,7 @@ $(STAMP):
 	@touch $@
 
 clean: ## remove runs, caches and build leftovers; keep .venv and downloads
-	rm -rf runs data/cache build dist .pytest_cache .ruff_cache *.egg-info
+	find data/cache -mindepth 1 -maxdepth 1 ! -name datasets -exec rm -rf {} + 2>/dev/null || true
+	rmdir data/cache 2>/dev/null || true
+	rm -rf runs build dist .pytest_cache .ruff_cache *.egg-info
 	find stpath_core tests notebooks benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

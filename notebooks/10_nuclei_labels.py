@@ -202,12 +202,12 @@ hardest
 import seaborn as sns
 
 mixed = labels.shuffle_labels(typed, rng=np.random.default_rng(seed))
+everything = labels.type_nuclei(counted, min_counts=0, margin=0.0)
 if truth is not None:
     mixed_known = (mixed.obs[keys.LABEL] != keys.UNKNOWN).to_numpy()
     chance = (mixed.obs[keys.LABEL].astype(str) == truth["super_class"]).to_numpy()[mixed_known].mean()
     why = "above what class shares give, the shuffling left something paired"
     expect("part1.labels.shuffled_accuracy", chance, low=0.2, high=0.4, why=why)
-    everything = labels.type_nuclei(counted, min_counts=0, margin=0.0)
     right = (everything.obs[keys.LABEL].astype(str) == truth["super_class"]).to_numpy()
     report("part1.labels.accuracy_without_abstaining", right.mean())
     risk = labels.risk_coverage(right, everything.obs[keys.CONFIDENCE].to_numpy())
@@ -263,13 +263,17 @@ pd.DataFrame(compared).T.round(3) if compared else pd.crosstab(*both)
 # Two files: the labelled table for people, and one HDF5 with images, masks and label codes for the network, which can
 # be trained on where no single-cell package is installed.
 # Notebooks 11 to 13 go on with the virtual tissue; with a run of your own, this file is where the notebooks end.
-# The planted truth travels along under its own name, for evaluation only.
+# The planted truth travels along under its own name, for evaluation only; so do the labels that we did *not* choose
+# (without abstaining, fine, by clusters), because notebook 12 asks which of them would have taught more.
 
 # %%
 from stpath_core.data import write_nuclei_stage
 from stpath_core.io import atomic_path
 
 packed = [labels.pack_section(s, typed[rows == s.name]) for s in sections]
+typed.obs[keys.INSTANCE] = np.concatenate([labels.instance_ids(s) for s in sections])
+typed.obs[keys.LABEL_ALL], typed.obs[keys.FINE_LABEL_ALL] = everything.obs[keys.LABEL], everything.obs[keys.FINE_LABEL]
+typed.obs[keys.LABEL_RECIPE] = recipe.obs[keys.LABEL]
 write_nuclei_stage(run.stage / "nuclei.h5", packed, dataset=dataset, classes=SUPER_CLASSES)
 with atomic_path(run.stage / "labels.h5ad") as aside:
     typed.write_h5ad(aside, compression="lzf")

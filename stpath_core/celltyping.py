@@ -117,7 +117,8 @@ def type_nuclei(
     4. The lead over the next class must reach `margin`; nuclei under `min_counts` are not typed.
 
     Returns a copy with obs label, fine_label, confidence (the lead, 0 to 1), evidence, purity (share of the similar
-    nuclei with the same label); obsm["marker_scores"] (N, 4).
+    nuclei with the same label); obsm["marker_scores"] (N, 4); obsm["soft_label"] (N, 4), the labels of a nucleus and of
+    those most similar to it, as shares.
     """
     known = usable_markers(markers, adata)
     counts = raw_counts(adata)
@@ -126,7 +127,7 @@ def type_nuclei(
     columns = {keys.LABEL: np.full(n, keys.UNKNOWN, object), keys.FINE_LABEL: np.full(n, keys.UNKNOWN, object)}
     columns |= {keys.CONFIDENCE: np.zeros(n, np.float32), keys.EVIDENCE: np.full(n, "", object)}
     columns[keys.PURITY] = np.zeros(n, np.float32)
-    scores = np.zeros((n, len(SUPER_CLASSES)), np.float32)
+    scores, soft = np.zeros((2, n, len(SUPER_CLASSES)), np.float32)
     section = adata.obs[keys.SECTION].astype(str).to_numpy() if keys.SECTION in adata.obs else np.full(n, "one")
     depth = np.asarray(counts.sum(1)).ravel()
     for name in pd.unique(section):
@@ -134,14 +135,14 @@ def type_nuclei(
         if len(rows) <= neighbours:
             continue
         typed = _type_section(counts[rows], adata.var_names, known, neighbours=neighbours, margin=margin)
-        scores[rows] = typed.pop("scores")
+        scores[rows], soft[rows] = typed.pop("scores"), typed.pop("soft")
         for key, values in typed.items():
             columns[key][rows] = values
     categories = [*SUPER_CLASSES, keys.UNKNOWN]
     out.obs[keys.LABEL] = pd.Categorical(columns.pop(keys.LABEL), categories=categories)
     for key, values in columns.items():
         out.obs[key] = values
-    out.obsm[keys.SCORES] = scores
+    out.obsm[keys.SCORES], out.obsm[keys.SOFT_LABEL] = scores, soft
     return out
 
 
@@ -191,7 +192,9 @@ def _type_section(counts: csr_matrix, genes, markers: pd.DataFrame, *, neighbour
     score = activation @ weighted / (weighted.sum(0) + 0.5)  # (n, n_sets); 0.5: a set with little voice cannot win
     typed = _decide(score, sets, activation * weight, member, np.asarray(genes)[used], margin)
     label = typed[keys.LABEL]
-    return typed | {keys.PURITY: (label[near[:, 1:]] == label[:, None]).mean(1).astype(np.float32)}
+    votes = np.stack([(label[near] == name).sum(1) for name in SUPER_CLASSES], axis=1)  # (n, 4)
+    soft = np.where((label != keys.UNKNOWN)[:, None], votes / np.maximum(votes.sum(1, keepdims=True), 1), 0)
+    return typed | {keys.PURITY: (label[near[:, 1:]] == label[:, None]).mean(1).astype(np.float32), "soft": soft}
 
 
 def _smooth(values: np.ndarray, near: np.ndarray) -> np.ndarray:

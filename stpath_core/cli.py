@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from stpath_core import __version__
+from stpath_core import __version__, datasets
 from stpath_core.errors import InputError, StpathError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """\
-exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command itself is wrong (nothing was
-started); 130 interrupted."""
+exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command, or what it was given, cannot
+be used; 130 interrupted."""
+
+START = """\
+to begin:
+  stpath doctor                        can this machine run the tutorials?
+  stpath run 10 --profile smoke        one notebook, tiny; `stpath run --help` tells of numbers, names and parameters
+  stpath run 11                        train a network on the virtual tissue, and print where it lies
+  stpath predict-nuclei CHECKPOINT IMAGES --out DIR
+
+"""
 
 RUN_EXAMPLES = """\
 examples:
@@ -27,11 +37,28 @@ examples:
   stpath run nuclei_train -f grid/a.yaml --out results
 
 A notebook whose inputs are missing makes them first. Parameters, with units, stand in the first code cell of each
-notebook; an unknown name or a wrong type is an error before anything starts. A name reaches every named notebook that
-declares it, and the notebooks that these need. Values that the profile decides are in notebooks/params/.
+notebook; an unknown name, a wrong type or a value that cannot work is an error before anything starts. A name reaches
+each named notebook that declares it, and is an error if none does: `steps` is declared by 11 alone, so to evaluate a
+network of 200 steps name both: `stpath run 11 12 -p steps=200`. What the profile decides is in notebooks/params/.
+
+FILE.yaml holds lines `name: value`, and sections `11_nuclei_train: {steps: 200}` for one notebook.
 
 Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
-run of each kind is merged into <out>/latest/. Smoke runs are not.
+run of each kind is merged into <out>/latest/. Smoke runs are not. A log gets a line a cell, and every half minute one
+from within a long cell.
+
+"""
+
+PREDICT_EXAMPLES = """\
+examples:
+  stpath predict-nuclei nuclei.safetensors slide.svs --out found
+  stpath predict-nuclei nuclei_image_oriented.safetensors tiles/ --out found --mpp 0.25
+
+`stpath run 11` trains checkpoints and prints their paths: nuclei.safetensors outlines, and
+nuclei_image_oriented.safetensors types as well; nuclei_shuffled_*.safetensors are controls. Of each image DIR gets
+labels/<name>.png (uint16, a number per nucleus, 0 background) and <name>.geojson (for QuPath); nuclei.csv lists all, in
+micrometres. Images of 40x have about 0.25 micrometres per pixel, of 20x about 0.5; a file that says its own needs no
+--mpp. Hidden files are passed over.
 
 """
 
@@ -41,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="stpath",
         description="Run and check the stpath tutorials, and use what they train.",
-        epilog=EXIT_CODES,
+        epilog=START + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"stpath {__version__}")
@@ -73,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "show the numbers of the newest successful runs", _report)
     report.add_argument("--out", default="", help="folder of the runs (default: runs)")
 
-    predict = command("predict-nuclei", "outline and type the nuclei of images with a trained network", _predict)
+    predict = command(
+        "predict-nuclei", "outline and type the nuclei of images with a trained network", _predict, PREDICT_EXAMPLES
+    )
     predict.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="a .safetensors file written by notebook 11"
     )
@@ -84,7 +113,12 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="folder for labels/, GeoJSON and nuclei.csv"
     )
     predict.add_argument("--mpp", type=float, help="micrometres per pixel, for images that do not say so themselves")
-    predict.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+
+    data = command("data", "list, download, verify and find public data sets", _data, datasets.HELP)
+    data.add_argument("action", choices=datasets.ACTIONS, metavar="ACTION", help="list, get, verify or path")
+    data.add_argument("name", nargs="?", metavar="NAME", help="a data set, as `stpath data list` names it")
+    data.add_argument("--to", default="", metavar="DIR", help="folder of all data sets (default: data/cache/datasets)")
 
     command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
     sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
@@ -97,6 +131,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    if not words:
+        parser().print_help(sys.stderr)
+        return USAGE
     arguments = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -113,7 +151,9 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:
         return FAILED
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"stpath: {error}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = ": free some space, or give --out on another disk, and run it again"
+        print(f"stpath: {error}{hint if full else ''}", file=sys.stderr)
         return FAILED
 
 
@@ -122,7 +162,7 @@ def _interrupt(*_: Any) -> NoReturn:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from stpath_core import run
+    from stpath_core import parameters, run
 
     texts: dict[str, str] = {}
     for text in arguments.values:
@@ -132,7 +172,8 @@ def _run(arguments: argparse.Namespace) -> int:
             raise InputError(msg)
         texts[name.strip()] = value
     texts |= {k: v for k in ("profile", "seed", "out") if (v := getattr(arguments, k)) is not None}
-    planned = run.plan(arguments.notebooks, texts, run.read_parameter_file(arguments.file) if arguments.file else None)
+    values = parameters.read_parameter_file(arguments.file) if arguments.file else None
+    planned = run.plan(arguments.notebooks, texts, values)
     return _exit_code(run.run_planned(planned, reuse=arguments.reuse, say=_say))
 
 
@@ -158,9 +199,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     from stpath_core.progress import track
 
     progress = functools.partial(track, label="images")
-    options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress}
+    options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress, "tell": _warn}
     _say(f"wrote {predict_folder(arguments.checkpoint, arguments.images, arguments.out, **options)}")
     return OK
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    return OK if datasets.command(arguments.action, arguments.name, arguments.to, say=_say) else FAILED
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -180,6 +225,10 @@ def _notebooks(arguments: argparse.Namespace) -> int:
     from stpath_core import pairing
 
     return _exit_code(pairing.fill(arguments.notebooks, say=_say))
+
+
+def _warn(line: str) -> None:
+    print(f"stpath: {line}", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:

@@ -21,7 +21,7 @@ Progress = Callable[[Iterable], Iterable]  # wraps what is iterated: `iter`, or 
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; an unavailable device is an InputError."""
+    """`auto` is CUDA where there is one, else the CPU; a device that cannot hold a number here is an InputError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,6 +32,11 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         msg = f"device {name!r} was asked for and this torch sees no GPU; use device=cpu, or see `stpath doctor`"
         raise InputError(msg)
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # of many kinds: each backend has its own way to be absent
+        msg = f"device {name!r} is not here (torch: {str(error).splitlines()[0][:120]}); use auto, cpu or cuda"
+        raise InputError(msg) from error
     return device
 
 

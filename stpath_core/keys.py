@@ -11,7 +11,10 @@ LABEL = "label"  # super-class name, or UNKNOWN
 FINE_LABEL = "fine_label"  # finer marker set that gave the label, or UNKNOWN
 CONFIDENCE = "confidence"  # 0 to 1
 EVIDENCE = "evidence"  # the marker genes that spoke for the label, comma separated
+LABEL_ALL, FINE_LABEL_ALL = "label_all", "fine_label_all"  # the same without abstaining
+LABEL_RECIPE = "label_recipe"  # what the vote of expression clusters says
 PURITY = "purity"  # share of the nuclei of most similar expression that carry the same label, 0 to 1
+INSTANCE = "instance"  # id of the nucleus in the stage file's mask, 0 where it has no pixel of its own
 CLUSTER = "cluster"  # of expression, where a typing method works by clusters
 TOTAL_COUNTS = "total_counts"
 CELL_TYPE = "cell_type"  # as the source of the data names it
@@ -29,6 +32,7 @@ SPATIAL_PX = "spatial_px"  # obsm: (N, 2) x, y in pixels of the image that can b
 FRAME = "frame"  # uns: unit, mpp, origin and affine of obsm["spatial"]; see io.frame
 NOTES = "notes"  # uns: what a reader had to choose or leave out, one line each
 SCORES = "marker_scores"  # obsm: (N, n_super_classes)
+SOFT_LABEL = "soft_label"  # obsm: (N, n_super_classes), shares of 1, or zeros where unknown
 NEIGHBOURS = "expression_neighbours"  # obsm: (N, k) row numbers
 
 # elements of an exported SpatialData object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from stpath_core.io.section import Section
 
 __all__ = [
-    "count_transcripts", "pack_section", "planted_types", "read_markers", "registration_score", "risk_coverage",
-    "shuffle_labels", "type_by_clusters", "type_nuclei",
+    "by_instance", "count_transcripts", "instance_ids", "pack_section", "planted_types", "read_markers",
+    "registration_score", "risk_coverage", "shuffle_labels", "type_by_clusters", "type_nuclei",
 ]  # fmt: skip
 
 _HEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnston 2001, optical density R G B
@@ -178,6 +179,38 @@ def pack_section(section: Section, adata: AnnData) -> NucleiSection:
         confidence=confidence[present],
         **truth,
     )
+
+
+def instance_ids(section: Section) -> np.ndarray:
+    """Id of each nucleus in the mask that `pack_section` stores, (N,); 0 for those that cover no pixel."""
+    _, present = _without_gaps(section.instances(), len(section.nuclei))
+    ids = np.zeros(len(section.nuclei), int)
+    ids[present[1:] - 1] = np.arange(1, len(present))
+    return ids
+
+
+def by_instance(
+    adata: AnnData, values: np.ndarray, sections: Sequence[NucleiSection], *, fill: float = -1
+) -> list[np.ndarray]:
+    """Values of the nuclei of a table (N, ...) as one array by instance id for each section, (n + 1, ...).
+
+    adata : labelled nuclei with obs section and instance; the sections as they stand in the stage file. Background and
+    nuclei the table does not hold get `fill`.
+    """
+    section, ids = adata.obs[keys.SECTION].astype(str).to_numpy(), adata.obs[keys.INSTANCE].to_numpy()
+    out = []
+    for s in sections:
+        rows = np.flatnonzero((section == s.name) & (ids > 0))
+        if not len(rows) or ids[rows].max() > s.instances.max():
+            message = (
+                f"{s.name}: the table has {len(rows)} nuclei with ids up to {ids[rows].max(initial=0)}, its mask "
+                f"{s.instances.max()}; give the table and the stage file of one run"
+            )
+            raise InputError(message)
+        mine = np.full((int(s.instances.max()) + 1, *values.shape[1:]), fill, values.dtype)
+        mine[ids[rows]] = values[rows]
+        out.append(mine)
+    return out
 
 
 def _codes(names: np.ndarray) -> np.ndarray:

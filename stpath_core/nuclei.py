@@ -81,7 +81,12 @@ def open_sections(
 def inner_split(
     sections: Sequence[NucleiSection], *, seed: int, share: float = 0.1
 ) -> tuple[list[NucleiSection], list[NucleiSection]]:
-    """Split training sections by patient into fit and validation; `share` of the patients, rounded up, is held back."""
+    """Split training sections by patient into fit and validation; `share` of the patients, rounded up, is held back.
+
+    share=0 holds nobody back: for real tiles, where a patient less to learn from costs more than looking on gains.
+    """
+    if share == 0:
+        return list(sections), []
     patients = sorted({s.patient for s in sections})
     if len(patients) < 2:
         msg = f"the training sections come from {len(patients)} patient; 2 are needed for an inner validation split"
@@ -165,6 +170,7 @@ def train_split(
     batch_size: int = 12,
     tile_px: int = 128,
     lr: float = 2e-3,
+    inner_share: float = 0.1,
     seed: int = 0,
     device: str = "auto",
     resume: str | Path | None = None,
@@ -173,12 +179,12 @@ def train_split(
     """Train a nuclei network on the training side of a split; returns it with its history.
 
     mpp, stride : um per pixel that the network sees, and how many of them share one answer. start : a network whose
-    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. A share of the training
+    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. inner_share of the training
     patients is held back: the validation loss is taken twenty times on the same tiles of theirs and the weights of the
     best look are kept. Eight looks without a better one end the run: fewer stop it before the schedule has cooled down,
-    which is where the best weights usually are.
+    which is where the best weights usually are. With inner_share=0 all train, and the weights are the last ones.
     """
-    fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed)
+    fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed, share=inner_share)
     torch.manual_seed(seed)
     if start is None:
         model = NucleiNet(
@@ -188,10 +194,13 @@ def train_split(
         model = deepcopy(start)
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}
     tiles = NucleiTiles(fit_on, **cut, seed=seed)
-    looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)
+    watch = {}
+    if validate_on:
+        looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)
+        watch = {"validate": validation_score(looks, batches=4), "validate_every": max(1, steps // 20), "patience": 8}
     history = fit(
         model, nuclei_step, tiles, steps=steps, lr=lr, seed=seed, device=device, resume=resume, progress=progress,
-        validate=validation_score(looks, batches=4), validate_every=max(1, steps // 20), patience=8,
+        **watch,
     )  # fmt: skip
     return model.eval(), history
 
@@ -205,12 +214,22 @@ class NucleusTable:
     instance: np.ndarray
 
     def labels(self, by_section: Sequence[np.ndarray]) -> np.ndarray:
-        """Label of each row, (n,) int64, -1 unknown, from one array of labels by instance id per section."""
-        top = max(len(labels) for labels in by_section)
-        table = np.full((len(by_section), top), -1, np.int64)
-        for row, labels in zip(table, by_section, strict=True):
-            row[: len(labels)] = labels
-        return table[self.section, self.instance]
+        """What each row has in one array by instance id per section: labels (n + 1,), or soft ones (n + 1, K)."""
+        out = np.empty((len(self.section), *by_section[0].shape[1:]), np.result_type(*by_section))
+        for k, values in enumerate(by_section):
+            out[self.section == k] = values[self.instance[self.section == k]]
+        return out
+
+    def save(self, path: str | Path) -> None:
+        """As one .npz that `read` reads."""
+        with atomic_path(path) as aside, aside.open("wb") as file:
+            np.savez(file, **asdict(self))
+
+    @classmethod
+    def read(cls, path: str | Path) -> NucleusTable:
+        """A table that was saved."""
+        with np.load(path) as file:  # arrays only; numpy refuses pickles
+            return cls(**file)
 
 
 def cache_features(model: NucleiNet, sections: Sequence[NucleiSection], *, progress: Progress = iter) -> NucleusTable:
@@ -225,16 +244,25 @@ def cache_features(model: NucleiNet, sections: Sequence[NucleiSection], *, progr
 
 
 def fit_type_head(
-    table: NucleusTable, labels: np.ndarray, *, classes: int, l2: float = 0.02, balance: float = 0.5
+    table: NucleusTable,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    weight: np.ndarray | None = None,
+    robust: float = 0.0,
+    l2: float = 0.02,
+    balance: float = 0.5,
 ) -> TypeHead:
-    """Fit a type head to cached features; nuclei of unknown label (-1) take part in what is usual in an image only.
+    """Fit a type head to cached features; nuclei of unknown label take part in what is usual in an image only.
 
-    labels : (n,) of the table's rows. Multinomial logistic regression: l2 weighs the squared weights beside the mean
-    loss, and each class weighs (1 / its frequency) ** balance: 0 as frequent, 1 all equal. Convex, so nothing is drawn
-    and nothing stopped early.
+    labels : of the table's rows: (n,) class index, -1 unknown, or (n, K) soft labels, a row of zeros unknown.
+    weight : (n,) how much each nucleus counts (its purity, say). robust : q of the generalised cross-entropy
+    (1 - p^q) / q (Zhang and Sabuncu 2018), 0 is plain cross-entropy. l2 weighs the squared weights beside the mean
+    loss, and each class weighs (1 / its frequency) ** balance: 0 as frequent, 1 all equal. With robust=0 the problem is
+    convex, so nothing is drawn and nothing stopped early.
     """
-    known = torch.from_numpy(labels >= 0)
-    count = np.bincount(labels[labels >= 0], minlength=classes)
+    soft = labels if labels.ndim == 2 else (labels[:, None] == np.arange(classes)).astype(np.float32)  # (n, K)
+    count = soft.sum(0)
     if (count > 0).sum() < 2:
         msg = f"the labels hold {int((count > 0).sum())} class(es); a type head needs at least 2: check the typing"
         raise InputError(msg)
@@ -242,15 +270,20 @@ def fit_type_head(
     head = TypeHead(features.shape[1], classes)
     mean, variance, _ = image_moments(features, section)
     head.typical.copy_(torch.stack([mean.mean(0), variance.mean(0).sqrt()]))
-    x, y = head.eval().relative(features, section)[known], torch.from_numpy(labels)[known]
-    weight = torch.from_numpy((count.sum() / np.maximum(count, 1)) ** balance).float()
+    known = soft.sum(1) > 0
+    each = np.ones(len(soft)) if weight is None else np.asarray(weight, float)
+    share = soft * (count.sum() / np.maximum(count, 1)) ** balance * each[:, None]
+    target = torch.from_numpy(share[known] / share[known].sum()).float()  # weight of each nucleus and class, of 1
+    x = head.eval().relative(features, section)[torch.from_numpy(known)]
     nn.init.zeros_(head.linear.weight)
     nn.init.zeros_(head.linear.bias)
     optimiser = torch.optim.LBFGS(head.linear.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = type_loss(head.linear(x), y, weight) + l2 * head.linear.weight.square().sum()
+        log_p = head.linear(x).log_softmax(1)
+        cost = -log_p if robust == 0 else (1 - (robust * log_p).exp()) / robust
+        value = (target * cost).sum() + l2 * head.linear.weight.square().sum()
         value.backward()
         return value
 

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -98,13 +99,34 @@ def parsed(text: str, parameter: Parameter, *, where: str = "") -> Any:
         if kind is bool and text.lower() in ("true", "false"):
             value = text.lower() == "true"
         if typing.get_origin(kind) is list or kind is list:
-            value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+            try:
+                value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+            except yaml.YAMLError:
+                value = text  # no list, as `checked` will say
     return checked(value, parameter, where=where)
 
 
 def as_text(value: Any) -> str:
     """Write a value so that `parsed` reads it back."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_parameter_file(path: Path) -> dict[str, Any]:
+    """Values from a YAML file: `name: value`, or sections `11_nuclei_train: {name: value}`; every name is text."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        msg = f"cannot read the parameter file {path}, which must be YAML in UTF-8: {' '.join(str(error).split())}"
+        raise InputError(msg) from error
+    if not isinstance(content, dict):
+        held = "nothing" if content is None else f"a {type(content).__name__}"
+        msg = f"the parameter file {path} holds {held}; it must hold `name: value` lines"
+        raise InputError(msg)
+    for name in [*content, *(name for section in content.values() if isinstance(section, dict) for name in section)]:
+        if not isinstance(name, str):
+            msg = f"the parameter file {path} has the name {name!r}; names are text, as in `steps: 200`"
+            raise InputError(msg)
+    return content
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], *, where: str) -> None:

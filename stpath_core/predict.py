@@ -55,7 +55,28 @@ def save(path: str | Path, model: NucleiNet, **meta: str | float) -> Path:
 
 def load(path: str | Path, *, device: str = "cpu") -> NucleiNet:
     """Read a checkpoint of `save`. Anything else, a pickle above all, is an InputError: nothing in it is executed."""
-    path = Path(path)
+    config, tensors = _read(Path(path))
+    try:
+        model = NucleiNet(**config["model"], pretrained=False)
+        model.load_state_dict(tensors)
+        sound = all(isinstance(name, str) for name in model.classes) and 0 < model.mpp < math.inf
+    except Exception as error:  # whatever timm and torch say of sizes and names that are wrong
+        msg = f"{path} does not fit its own configuration ({' '.join(str(error).split())[:300]}); train it again"
+        raise InputError(msg) from error
+    if not sound:
+        msg = f"{path} has mpp {model.mpp!r} and classes {model.classes!r}; expected a length and names: train it again"
+        raise InputError(msg)
+    return model.to(pick_device(device)).eval()
+
+
+def metadata(path: str | Path) -> dict[str, str | float]:
+    """What `save` was told beside the network, such as dataset, seed and labels (what the type head learned from)."""
+    meta = _read(Path(path))[0].get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Configuration and tensors of a checkpoint."""
     if not path.is_file():
         msg = f"there is no checkpoint at {path}; `stpath run 11` trains one and prints its path"
         raise InputError(msg)
@@ -63,22 +84,17 @@ def load(path: str | Path, *, device: str = "cpu") -> NucleiNet:
         with safe_open(path, "pt") as file:
             config = json.loads((file.metadata() or {}).get("stpath", "{}"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         msg = (
             f"{path} is not a safetensors checkpoint ({error}); stpath reads no pickles (.pt, .pth), because loading "
             "one can run code: give a .safetensors written by `stpath run 11`"
         )
         raise InputError(msg) from error
-    if config.get("schema") != SCHEMA:
-        msg = f"{path} has schema {config.get('schema')!r}; expected {SCHEMA!r}, as written by `stpath run 11`"
+    schema = config.get("schema") if isinstance(config, dict) else f"of a {type(config).__name__}"
+    if schema != SCHEMA:
+        msg = f"{path} has schema {schema!r}; expected {SCHEMA!r}, as written by `stpath run 11`"
         raise InputError(msg)
-    try:
-        model = NucleiNet(**config["model"])
-        model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, KeyError) as error:
-        msg = f"{path} does not fit its own configuration ({error}); train it again"
-        raise InputError(msg) from error
-    return model.to(pick_device(device)).eval()
+    return config, tensors
 
 
 def with_type_head(model: NucleiNet, head: TypeHead, classes: Sequence[str]) -> NucleiNet:

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stpath_core import predict
+from stpath_core.checks import check_folder
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress
 from stpath_core.io.files import atomic_path
 
 
 def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The image files of a folder (not below it), or those given, with names that do not clash."""
-    from stpath_core.io.images import IMAGE_SUFFIXES
+    """The image files of a folder (not below it, not hidden), or those given, with names that do not clash."""
+    from stpath_core.io.images import IMAGE_SUFFIXES, is_image_file
 
     given = [Path(p) for p in ([images] if isinstance(images, str | Path) else images)]
-    paths = [f for p in given for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
-    folders = any(p.is_dir() for p in given)
-    paths = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES or not folders]
+    missing = next((p for p in given if not p.exists()), None)
+    if missing is not None:
+        msg = f"{missing} does not exist; give an image, or a folder of images"
+        raise InputError(msg)
+    paths = [f for p in given for f in (filter(is_image_file, sorted(p.iterdir())) if p.is_dir() else [p])]
     if not paths:
         msg = f"no images in {', '.join(map(str, given))}; give a folder of files ending in {', '.join(IMAGE_SUFFIXES)}"
         raise InputError(msg)
-    twice = [p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1]
-    if twice:
-        msg = f"two images share the name {twice[0]!r}, so their results would overwrite each other: rename one"
-        raise InputError(msg)
+    first: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in first:
+            msg = f"{first[path.stem].name} and {path.name} share a name, so their results would overwrite each other"
+            raise InputError(msg + ": rename one")
+        first[path.stem] = path
     return paths
+
+
+def cautions(checkpoint: str | Path, classes: Sequence[str]) -> list[str]:
+    """What whoever uses a checkpoint should know: no types, or types learned from labels that were shuffled."""
+    labels = str(predict.metadata(checkpoint).get("labels", ""))
+    told = []
+    if not classes:
+        told.append(f"{Path(checkpoint).name} has no type head: nuclei are outlined, not typed")
+    elif "shuffled" in labels:
+        told.append(
+            f"{Path(checkpoint).name} is a control whose type head learned from shuffled labels: its outlines are "
+            "real, its types mean nothing"
+        )
+    return told
 
 
 def _check_targets(paths: Sequence[Path], out: Path) -> None:
@@ -36,10 +55,7 @@ def _check_targets(paths: Sequence[Path], out: Path) -> None:
 
     A prediction's mask has its GeoJSON beside the folder of masks; the annotations of a data set have not.
     """
-    blocked = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
-    if blocked is not None:
-        msg = f"{blocked} is a file, so nothing can be written to the folder {out}: give another one"
-        raise InputError(msg)
+    check_folder(out)
     inputs = {p.resolve() for p in paths}
     for path in paths:
         mask = out / "labels" / f"{path.stem}.png"
@@ -56,6 +72,7 @@ def predict_folder(
     mpp: float | None = None,
     device: str = "auto",
     progress: Progress = iter,
+    tell: Callable[[str], None] = print,
 ) -> Path:
     """Predict every image and write masks, GeoJSON and one table; returns the table's path.
 
@@ -64,6 +81,7 @@ def predict_folder(
     Writes `out/labels/<stem>.png` (uint16 ids at the input's size), `out/<stem>.geojson` for QuPath, and
     `out/nuclei.csv` (image, id, x_um, y_um, area_um2, and with a type head type and confidence). An earlier prediction
     is replaced; an input, or a mask that no prediction made, is not: InputError before anything is written.
+    `tell` gets the `cautions` about the checkpoint.
     """
     import imageio.v3 as iio
     import pandas as pd
@@ -75,6 +93,8 @@ def predict_folder(
     _check_targets(paths, Path(out))
     for path in paths:  # reading is cheap beside predicting, and nothing is written if one cannot be used
         predict.check_image(*read_image(path, mpp=mpp))
+    for caution in cautions(checkpoint, model.classes):
+        tell(caution)
     out, tables = Path(out), []
     for path in progress(paths):
         image, image_mpp = read_image(path, mpp=mpp)
@@ -91,7 +111,7 @@ def predict_folder(
         scores = None if confidence is None else {"confidence": confidence}
         write_geojson(out / f"{path.stem}.geojson", outlines, classes=types, measurements=scores)
         with atomic_path(out / "labels" / f"{path.stem}.png") as aside:  # second: see _check_targets
-            iio.imwrite(aside, nuclei.instances.astype(np.uint16))
+            aside.write_bytes(iio.imwrite("<bytes>", nuclei.instances.astype(np.uint16), extension=".png"))
         columns = {
             "image": path.name, "id": np.arange(1, n + 1), "x_um": nuclei.centroids_px[:, 0] * image_mpp,
             "y_um": nuclei.centroids_px[:, 1] * image_mpp, "area_um2": nuclei.area_px * image_mpp**2,

@@ -34,10 +34,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stpath_core import latest, manifest, session, stages
+from stpath_core import datasets, latest, manifest, session, stages
+from stpath_core.checks import check_values
 from stpath_core.errors import InputError, StpathError
 from stpath_core.io.files import atomic_folder
 from stpath_core.parameters import as_text, refuse_unknown
+from stpath_core.progress import replaced_line
 
 GIVEN_VARIABLE = "STPATH_GIVEN"  # JSON: values given to `stpath run`, for the notebooks that this one needs
 FOLDER_VARIABLE = "STPATH_RUN_FOLDER"  # the run folder that the runner made
@@ -136,7 +138,8 @@ class Run:
 
     def _make(self, other: stages.Notebook, values: dict[str, Any]) -> None:
         """Run another notebook in a process of its own."""
-        print(f"{other.name}: its outputs are missing, running it first ...", flush=True)
+        say = replaced_line()
+        say(f"{other.name}: its outputs are missing, running it first ...")
         words = [sys.executable, "-m", "stpath_core", "run", other.name, "--out", str(self.folder.parent)]
         words += [w for k, v in values.items() if k != "out" for w in ("-p", f"{k}={as_text(v)}")]
         environment = {k: v for k, v in os.environ.items() if k != FOLDER_VARIABLE}
@@ -144,13 +147,24 @@ class Run:
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
         )
-        begun = time.monotonic()
-        result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-        if result.returncode:
-            tail = "\n".join((result.stdout + result.stderr).splitlines()[-15:])
-            msg = f"{other.name}, which {self.name} needs, failed:\n{tail}"
+        begun, lines = time.monotonic(), []
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(words, env=environment, **pipes) as child:
+            try:
+                for line in child.stdout:
+                    lines.append(line.rstrip())
+                    say(f"{other.name}: {line.strip()}")
+            except BaseException:  # an interrupt above all: what was started for us ends with us
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(10)
+                child.kill()
+                raise
+        if child.returncode:
+            say(f"{other.name}: failed", ended=True)
+            msg = f"{other.name}, which {self.name} needs, failed:\n" + "\n".join(lines[-15:])
             raise StpathError(msg)
-        print(f"{other.name}: done in {time.monotonic() - begun:.0f} s")
+        say(f"{other.name}: its outputs were missing, made in {time.monotonic() - begun:.0f} s", ended=True)
 
     def _write(self, **changes: Any) -> None:
         """Write metrics.json and manifest.json."""
@@ -190,6 +204,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
         given["data_dir"] = str(Path(given["data_dir"]).expanduser().resolve())
     values = notebook.resolve(given)
     refuse_dataset(notebook, values["dataset"])
+    check_values(values, given)
     variables.update(values)
     given = json.loads(os.environ.get(GIVEN_VARIABLE) or "{}") | given
     key = stages.stage_key(notebook, given)
@@ -211,7 +226,9 @@ def refuse_dataset(notebook: stages.Notebook, dataset: str) -> None:
     if not notebook.serves(dataset):
         able = [n for n in stages.notebook_names() if stages.find_notebook(n).serves(dataset)]
         served = " or ".join(notebook.header["datasets"])
+        use = "" if able else datasets.how_to_use(dataset)
         msg = f"{notebook.name} runs on dataset={served}; for {dataset} run {', '.join(able) or 'none'}"
+        msg += f": {use}" if use else ""
         raise InputError(msg)
 
 

@@ -12,15 +12,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stpath_core import latest, manifest, record, stages
+from stpath_core.checks import check_folder, check_values
 from stpath_core.errors import InputError
 from stpath_core.parameters import checked, parsed, refuse_unknown
 from stpath_core.progress import CellProgress
@@ -74,8 +73,11 @@ def plan(names: Sequence[str], texts: Mapping[str, str], values: Mapping[str, An
         raise InputError(msg)
     sections = {key: value for key, value in (values or {}).items() if isinstance(value, dict)}
     refuse_unknown(sections, wanted, where="the parameter file's sections are notebooks that run; this command")
+    for notebook in notebooks:
+        refuse_unknown(sections.get(notebook.name) or {}, notebook.parameters, where=notebook.name)
     flat = {key: value for key, value in (values or {}).items() if key not in sections}
     declared = {name for notebook in notebooks for name in notebook.parameters}
+    _refuse_names_of_others([*flat, *texts], declared, notebooks)
     refuse_unknown([*flat, *texts], declared, where=" or ".join(n.name for n in notebooks))
     given = [_given(notebook, texts, flat | (sections.get(notebook.name) or {})) for notebook in notebooks]
     inherited = json.loads(os.environ.get(record.GIVEN_VARIABLE) or "{}")
@@ -89,6 +91,8 @@ def plan(names: Sequence[str], texts: Mapping[str, str], values: Mapping[str, An
             msg = f"dataset={one.values['dataset']} lies in a folder of yours: say where, with -p data_dir=FOLDER"
             raise InputError(msg)
         stages.fingerprint(one.values["data_dir"] or stages.home() / "notebooks" / "params")  # data_dir must exist
+        check_values(one.values, one.given)
+        check_folder(stages.runs_folder(one.values["out"]))
     return able
 
 
@@ -168,17 +172,27 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def read_parameter_file(path: Path) -> dict[str, Any]:
-    """Values from a YAML file given with -f."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        msg = f"cannot read the parameter file {path}: {error}"
-        raise InputError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"the parameter file {path} holds {type(content).__name__}; it must hold `name: value` lines"
-        raise InputError(msg)
-    return content
+def _refuse_names_of_others(names: Iterable[str], declared: Collection[str], notebooks: list[stages.Notebook]) -> None:
+    """Raise InputError for a name that only a notebook declares which these need: it has to be named as well."""
+    here = " or ".join(n.name for n in notebooks)
+    for name in (name for name in names if name not in declared):
+        for other in _needed(notebooks):
+            if name in other.parameters:
+                words = " ".join(sorted({n.name[:2] for n in (other, *notebooks)}))
+                msg = f"{here} does not declare {name}, but {other.name} does, which is needed: run it too, "
+                raise InputError(msg + f"`stpath run {words} -p {name}=...`")
+
+
+def _needed(notebooks: Sequence[stages.Notebook]) -> list[stages.Notebook]:
+    """The notebooks that some need, and those that these need, by name."""
+    found: dict[str, stages.Notebook] = {}
+    names = [name for notebook in notebooks for name in notebook.needs]
+    while names:
+        notebook = stages.find_notebook(names.pop())
+        if notebook.name not in found:
+            found[notebook.name] = notebook
+            names += notebook.needs
+    return [found[name] for name in sorted(found)]
 
 
 def _given(notebook: stages.Notebook, texts: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:

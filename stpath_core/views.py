@@ -21,7 +21,8 @@ def view(item: Found, *, mpp: float | None = None) -> dict[str, Any] | None:
     """Keyword arguments of `plot.overlay`: image, mpp, instances or polygons_px, zooms_um and centre_um.
 
     None where there is no picture. Positions without outlines become circles. The three zooms are the whole section,
-    200 um and 40 um, wider where so few um are too few pixels, around what lies nearest to the middle. mpp : um per pixel, where the files do not say.
+    200 um and 40 um, wider where so few um are too few pixels, around what lies nearest to the middle.
+    mpp : um per pixel, where the files do not say.
     """
     with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(text_io.StringIO()):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ import tifffile
 from stpath_core import io, tissue
 from stpath_core.errors import InputError, StpathError
 from stpath_core.io import atomic_folder, atomic_path, open_xenium
+from stpath_core.tissue.cell_assay import CONTROLS
 from virtual_bundle import bundle_copy, opened, section
 
 
@@ -24,6 +26,18 @@ def _truncate(path: Path) -> None:
 
 def _edit(path: Path, change) -> None:
     change(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+def _hole(path: Path, column: str, value: float = np.nan) -> None:
+    def change(table):
+        rows = np.arange(len(table))
+        if "qv" in table:  # those that are read
+            rows = np.flatnonzero((table["qv"] >= 20) & (table["cell_id"] != "UNASSIGNED"))
+            rows = rows[~table["feature_name"].iloc[rows].isin(CONTROLS).to_numpy()]
+        table.loc[rows[:40], column] = value
+        return table
+
+    _edit(path, change)
 
 
 def _scale(
@@ -96,7 +110,27 @@ WRONG = {
     "alignment of words": (lambda f: _alignment(f).write_text("a,b,c\n1,2,3\n4,5,6"), "not a table of numbers"),
     "alignment of another shape": (lambda f: _alignment(f).write_text("1,0\n0,1"), r"shape \(2, 2\)"),
     "alignment of another scale": (lambda f: _alignment(f).write_text("2,0,0\n0,2,0\n0,0,1"), "alignment implies"),
-    "image without mpp": (lambda f: _rewrite_image(f, mpp=None), "pass mpp"),
+    "image without mpp": (lambda f: _rewrite_image(f, mpp=None), "or write it in"),
+    "no transcript of quality": (
+        lambda f: _edit(f / "transcripts.parquet", lambda t: t.assign(qv=np.float32(12))),
+        r"transcripts.parquet: no transcript passes qv >= 20; the best of \d+ has 12",
+    ),
+    "transcripts of another panel": (
+        lambda f: _edit(f / "transcripts.parquet", lambda t: t.assign(feature_name="OTHER")),
+        r"none of \d+ transcripts is of a gene of the count matrix",
+    ),
+    "NaN transcripts": (
+        lambda f: _hole(f / "transcripts.parquet", "y_location"),
+        r"transcripts.parquet: 40 of \d+ values of y_location are NaN",
+    ),
+    "NaN nuclei": (
+        lambda f: _hole(f / "nucleus_boundaries.parquet", "vertex_x"),
+        r"nucleus_boundaries.parquet: 40 of \d+ values of vertex_x are NaN",
+    ),
+    "infinite cells": (
+        lambda f: _hole(f / "cells.parquet", "x_centroid", np.inf),
+        r"cells.parquet: 40 of \d+ values of x_centroid are NaN or infinite",
+    ),
     "planar image": (
         lambda f: _rewrite_image(
             f, np.moveaxis(tifffile.imread(_image(f)), -1, 0), axes="SYX", planarconfig="separate"
@@ -134,6 +168,16 @@ def test_a_caller_may_say_what_the_image_does_not(tmp_path):
     folder = bundle_copy(tmp_path)
     _rewrite_image(folder, mpp=None)
     assert open_xenium(folder, mpp=0.5).mpp == 0.5
+
+
+def test_the_image_is_mended_as_the_message_says(tmp_path):
+    folder = bundle_copy(tmp_path)
+    _rewrite_image(folder, mpp=None)
+    with pytest.raises(InputError) as caught:
+        open_xenium(folder)
+    recipe = re.search(r"`(tifffile.imwrite\(.*?\))`", str(caught.value))[1]
+    eval(recipe, {"tifffile": tifffile, "file": _image(folder), "MPP": 0.5})
+    assert open_xenium(folder).mpp == 0.5
 
 
 def test_an_error_is_an_input_error_and_a_value_error(tmp_path):

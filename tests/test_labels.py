@@ -302,3 +302,28 @@ def test_purity_is_high_where_similar_cells_are_labelled_alike(typed):
     assert purity[known].mean() > 0.6
     sure = typed.obs[keys.CONFIDENCE] > typed.obs[keys.CONFIDENCE][known].median()
     assert purity[known & sure].mean() > purity[known & ~sure].mean()
+
+
+def test_soft_labels_are_shares_that_agree_with_label_and_purity(typed):
+    soft, label = typed.obsm[keys.SOFT_LABEL], typed.obs[keys.LABEL].astype(str).to_numpy()
+    known = label != keys.UNKNOWN
+    np.testing.assert_allclose(soft[known].sum(1), 1, rtol=1e-5)
+    assert not soft[~known].any()
+    assert (np.array(SUPER_CLASSES)[soft.argmax(1)] == label)[known].mean() > 0.95
+    pure = typed.obs[keys.PURITY].to_numpy() == 1
+    assert (soft.max(1)[known & pure] == 1).all()
+
+
+def test_values_of_a_table_come_by_instance_of_the_stage_file(typed):
+    got = opened()
+    packed = labels.pack_section(got, typed)
+    table = typed.copy()
+    table.obs[keys.INSTANCE] = labels.instance_ids(got)
+    codes = pd.Index(SUPER_CLASSES).get_indexer(table.obs[keys.LABEL].astype(str))
+    (again,) = labels.by_instance(table, codes, [packed])
+    np.testing.assert_array_equal(again, packed.labels)
+    (soft,) = labels.by_instance(table, table.obsm[keys.SOFT_LABEL], [packed], fill=0)
+    assert soft.shape == (len(packed.labels), len(SUPER_CLASSES))
+    table.obs[keys.INSTANCE] += packed.instances.max()
+    with pytest.raises(InputError, match="of one run"):
+        labels.by_instance(table, codes, [packed])

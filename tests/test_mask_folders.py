@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from stpath_core.errors import InputError
@@ -50,9 +51,18 @@ def test_types_come_with_the_data_set(tmp_path):
     assert typed.nuclei["type"].tolist() == ["inflammatory", "unknown", "neoplastic"]
     assert untyped.nuclei["type"].tolist() == ["unknown"] * 3
     assert typed.mpp == registry()["nucls"].mpp
-    (tmp_path / "instances.csv").write_text("split,image\ntrain,x\n")
-    with pytest.raises(InputError, match="lacks the columns"):
-        open_mask_folder(tmp_path, entry="nucls")
+    header = "split,image,inst_id,type4_from_detection\n"
+    for content, complaint in (
+        (b"split,image\ntrain,x\n", "lacks the columns"),
+        (b"", "cannot be read as a table"),
+        (b"split,image\n\xff\xfe\n", "cannot be read as a table"),
+        (b'a\n"b', "cannot be read as a table"),
+        (f"{header}train,x,,2\n".encode(), r"instances.csv, row 1: inst_id is nan"),
+        (f"{header}train,x,4,2\ntrain,x,four,2\n".encode(), r"instances.csv, row 2: inst_id is four"),
+    ):
+        (tmp_path / "instances.csv").write_bytes(content)
+        with pytest.raises(InputError, match=complaint):
+            open_mask_folder(tmp_path, entry="nucls")
 
 
 def test_a_mask_of_the_wrong_size(tmp_path):
@@ -86,6 +96,40 @@ def test_folders_that_lack_something(tmp_path):
     (folder / "labels" / "t2.png").unlink()
     with pytest.raises(InputError, match=r"without a mask, first t2\.png"):
         open_mask_folder(folder, mpp=0.25)
+
+
+def test_two_images_of_one_name_do_not_share_a_mask(tmp_path):
+    folder = _folder(tmp_path)
+    Image.fromarray(PIXELS).save(folder / "images" / "t1.jpg")
+    with pytest.raises(InputError, match=r"t1\.jpg and t1\.png in .* share a name"):
+        open_mask_folder(folder, mpp=0.25)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tiff"])
+def test_masks_may_be_tiff(tmp_path, suffix):
+    expected = open_mask_folder(_folder(tmp_path / "png"), mpp=0.25)[0]
+    folder = _folder(tmp_path / "tif")
+    (folder / "labels" / "t1.png").unlink()
+    tifffile.imwrite(folder / "labels" / f"t1{suffix}", _mask())
+    found = open_mask_folder(folder, mpp=0.25)[0]
+    assert np.array_equal(found.instances(), expected.instances())
+    Image.fromarray(_mask()).save(folder / "labels" / "t1.png")
+    with pytest.raises(InputError, match=rf"has the masks t1\.png and t1\{suffix}"):
+        open_mask_folder(folder, mpp=0.25)
+
+
+def test_a_mask_of_another_kind_is_named_with_what_is_needed(tmp_path):
+    folder = _folder(tmp_path)
+    (folder / "labels" / "t1.png").rename(folder / "labels" / "t1.npy")
+    with pytest.raises(InputError, match=r"found t1\.npy, needed t1\.png \(or \.tif\)"):
+        open_mask_folder(folder, mpp=0.25)
+
+
+def test_hidden_files_are_no_images(tmp_path):
+    folder = _folder(tmp_path)
+    (folder / "images" / "._t1.png").write_bytes(b"an icon")
+    (folder / "images" / "x.png").mkdir()
+    assert [s.name for s in open_mask_folder(folder, mpp=0.25)] == ["t1"]
 
 
 def test_the_registry_states_licences_and_names_what_is_held_out():

@@ -176,3 +176,40 @@ def test_one_class_is_too_few_for_a_type_head():
     table, labels = planted_nuclei()
     with pytest.raises(InputError, match="at least 2"):
         fit_type_head(table, np.zeros_like(labels), classes=3)
+
+
+def test_soft_labels_of_one_class_each_teach_what_hard_labels_teach():
+    table, labels = planted_nuclei()
+    some = np.where(np.arange(len(labels)) % 3, labels, -1)
+    soft = (some[:, None] == np.arange(3)).astype(np.float32)
+    hard_head, soft_head = (fit_type_head(table, given, classes=3) for given in (some, soft))
+    torch.testing.assert_close(hard_head.linear.weight, soft_head.linear.weight)
+
+
+def test_a_nucleus_of_no_weight_teaches_nothing():
+    table, labels = planted_nuclei()
+    wrong = np.arange(len(labels)) % 2 == 0
+    spoilt = np.where(wrong, (labels + 1) % 3, labels)
+    head = fit_type_head(table, spoilt, classes=3, weight=1.0 - wrong, balance=0)
+    clean = fit_type_head(table, np.where(wrong, -1, labels), classes=3, balance=0)
+    torch.testing.assert_close(head.linear.weight, clean.linear.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_forgiving_loss_survives_labels_that_are_wrong_with_a_system():
+    table, labels = planted_nuclei()
+    lied = np.random.default_rng(0).random(len(labels)) < 0.42
+    spoilt = np.where(lied & (labels == 0), 1, labels)  # two in five of one class are called by another's name
+    test, truth = planted_nuclei(seed=5)
+    plain, forgiving = (
+        (votes(fit_type_head(table, spoilt, classes=3, robust=q, l2=1e-4), test) == truth).mean() for q in (0, 0.7)
+    )
+    assert forgiving >= plain
+    assert forgiving > 0.9
+
+
+def test_cached_features_come_back_from_their_file(tmp_path):
+    table, _ = planted_nuclei()
+    table.save(tmp_path / "features.npz")
+    again = NucleusTable.read(tmp_path / "features.npz")
+    for name in ("features", "section", "instance"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(table, name))

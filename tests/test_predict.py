@@ -238,3 +238,105 @@ def test_an_earlier_prediction_may_be_replaced_and_a_file_is_no_folder(model, tm
     (tmp_path / "taken").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         predict_folder(checkpoint, images, tmp_path / "taken", mpp=0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("[1, 2]", "of a list"),
+        ('"words"', "of a str"),
+        ("null", "of a NoneType"),
+        ('{"schema": "stpath.nuclei-net/2"}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/2", "model": [1]}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/2", "model": {"encoder": 3}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/2", "model": {"encoder_args": "x"}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/2", "model": {"mpp": "far"}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/2", "model": {"pretrained": true}}', "does not fit its own"),
+    ],
+)
+def test_metadata_that_is_no_configuration_is_refused(tmp_path, config, said):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(2)}, tmp_path / "odd.safetensors", {"stpath": config})
+    with pytest.raises(InputError, match="odd") as caught:
+        predict.load(tmp_path / "odd.safetensors")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_length_that_is_none_is_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(model.config, "mpp", -0.5)
+    path = predict.save(tmp_path / "net.safetensors", model)
+    with pytest.raises(InputError, match=r"has mpp -0\.5"):
+        predict.load(path)
+
+
+def test_hidden_files_and_folders_are_passed_over(model, tmp_path):
+    import pandas as pd
+
+    images = folder_of_images(tmp_path)
+    (images / "._tile0.png").write_bytes(b"an icon")
+    (images / "x.png").mkdir()
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    table = predict_folder(checkpoint, images, tmp_path / "out", mpp=0.5)
+    assert set(pd.read_csv(table)["image"]) <= {"tile0.png", "tile1.png"}
+    assert sorted(p.stem for p in (tmp_path / "out").glob("*.geojson")) == ["tile0", "tile1"]
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        predict_folder(checkpoint, tmp_path / "nowhere", tmp_path / "out", mpp=0.5)
+
+
+def test_two_images_of_one_name_are_both_named(model, tmp_path):
+    images = folder_of_images(tmp_path)
+    (images / "tile0.jpg").write_bytes((images / "tile0.png").read_bytes())
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    with pytest.raises(InputError, match=r"tile0\.jpg and tile0\.png share a name"):
+        predict_folder(checkpoint, images, tmp_path / "out", mpp=0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_whoever_uses_a_checkpoint_is_told_of_missing_and_of_shuffled_types(model, tmp_path, capsys):
+    from stpath_core import cli
+
+    torch.manual_seed(0)
+    bare = NucleiNet(encoder_args=SLIM, width=8, stride=1)
+    images = folder_of_images(tmp_path)
+    for network, labels, said in (
+        (bare, {}, "nuclei are outlined, not typed"),
+        (model, {"labels": "shuffled_0"}, "learned from shuffled labels"),
+        (model, {"labels": "image_oriented"}, ""),
+        (model, {}, ""),
+    ):
+        path = predict.save(tmp_path / "net.safetensors", network, dataset="virtual", **labels)
+        assert predict.metadata(path) == {"dataset": "virtual", **labels}
+        words = ["predict-nuclei", str(path), str(images), "--out", str(tmp_path / "out"), "--mpp", "0.5"]
+        assert cli.main([*words, "--device", "cpu"]) == cli.OK
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stpath: ")]
+        assert len(told) == bool(said)
+        assert said in "".join(told)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(model, tmp_path, monkeypatch, capsys):
+    import errno
+
+    from stpath_core import cli
+
+    checkpoint = predict.save(tmp_path / "net.safetensors", model)
+    images = folder_of_images(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for broken in ("imageio.v3.imwrite", "pandas.DataFrame.to_csv", "os.fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, full)
+            words = ["predict-nuclei", str(checkpoint), str(images), "--out", str(tmp_path / "out"), "--mpp", "0.5"]
+            assert cli.main(words) == cli.FAILED
+            told = capsys.readouterr().err.splitlines()[-1]
+            assert told.startswith("stpath: ")
+            assert "No space left on device" in told
+        assert not (tmp_path / "out" / "nuclei.csv").exists()
+        assert not list(tmp_path.rglob(".writing-*"))
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict.save(tmp_path / "new.safetensors", model)
+    assert not (tmp_path / "new.safetensors").exists()

@@ -19,7 +19,8 @@ from stpath_core.io.images import read_image
 from stpath_core.io.reference import read_h5ad
 from stpath_core.io.sdata import NO_GENE
 from stpath_core.io.section import Section
-from stpath_core.io.xenium import NUCLEUS_DIAMETER_UM, outlines
+from stpath_core.io.xenium import outlines
+from stpath_core.io.xenium_checks import NUCLEUS_DIAMETER_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -62,9 +62,15 @@ def settle_mpp(own: float | None, given: float | None, name: str) -> float:
         raise InputError(message)
     scale = own if own is not None else given
     if scale is None:
-        message = f"{name} does not say how many micrometres a pixel is: pass mpp (0.25 for 40x, 0.5 for 20x)"
+        message = f"{name} does not say how many micrometres a pixel is: pass mpp, about 0.25 for 40x and "
+        message += "0.5 for 20x (`stpath run`: -p mpp=0.25, `stpath predict-nuclei`: --mpp 0.25)"
         raise InputError(message)
     return float(scale)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether it is a file whose name ends as an image's does. Hidden ones (`._a.png`, of macOS) are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def as_rgb(pixels: np.ndarray, name: str, *, smallest: int = 16) -> np.ndarray:

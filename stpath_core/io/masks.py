@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from stpath_core.errors import InputError
-from stpath_core.io.images import IMAGE_SUFFIXES, read_image
+from stpath_core.io.images import is_image_file, read_image
 from stpath_core.io.registry import Dataset, dataset
 from stpath_core.io.section import Section
 from stpath_core.tissue.cell_types import SUPER_CLASSES
+
+MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
 
 def open_mask_folder(folder: str | Path, *, entry: Dataset | str = "masks", mpp: float | None = None) -> list[Section]:
@@ -26,33 +28,70 @@ def open_mask_folder(folder: str | Path, *, entry: Dataset | str = "masks", mpp:
     >>> tiles = open_mask_folder("monuseg", entry="monuseg")              # doctest: +SKIP
     >>> mine = open_mask_folder("tiles", mpp=0.25)                        # doctest: +SKIP
     """
+    entry = dataset(entry) if isinstance(entry, str) else entry
+    pairs = find_pairs(folder, entry)
+    folder, types = Path(folder), _types(Path(folder), entry)
+    sections = [_open(image, mask, entry, mpp, types) for image, mask in pairs]
+    if not any(len(s.nuclei) for s in sections):
+        message = f"no mask in {folder} holds a nucleus: masks give every nucleus its own number, 0 is background"
+        raise InputError(message)
+    return sections
+
+
+def find_pairs(folder: str | Path, entry: Dataset) -> list[tuple[Path, Path]]:
+    """The images of a folder with their masks, in the order of the images' names.
+
+    A mask lies where the entry says, as PNG or TIFF. Hidden files are passed over.
+    Raises InputError for an image without a mask or with two, and for images that would share one.
+    """
     if not str(folder):
         message = "no folder was given; pass data_dir=FOLDER, where the images and masks lie"
         raise InputError(message)
-    folder, entry = Path(folder), dataset(entry) if isinstance(entry, str) else entry
+    folder = Path(folder)
     if entry.layout != "masks":
         message = f"{entry.name} has the layout {entry.layout!r}; open_mask_folder reads folders of images and masks"
         raise InputError(message)
     if not folder.is_dir():
         message = f"{folder} is not a folder; give the one that holds {entry.images}"
         raise InputError(message)
-    images = sorted(p for p in folder.glob(entry.images) if p.suffix.lower() in IMAGE_SUFFIXES)
-    pairs = [(p, folder / entry.mask.format(stem=p.stem)) for p in images]
+    images = [p for p in sorted(folder.glob(entry.images)) if is_image_file(p)]
+    candidates = {p: _masks(folder, entry, p.stem) for p in images}
     if not entry.images.startswith("images/"):  # masks lie among the images: an image is what has a mask
-        pairs = [(image, mask) for image, mask in pairs if mask.is_file()]
-    if not pairs:
+        candidates = {image: masks for image, masks in candidates.items() if masks}
+    if not candidates:
         message = f"{folder} holds no images as {entry.images} with masks as {entry.mask}: see data/README.md"
         raise InputError(message)
-    absent = [mask.name for _, mask in pairs if not mask.is_file()]
+    _refuse_shared_names(list(candidates))
+    absent = [image for image, masks in candidates.items() if not masks]
     if absent:
-        message = f"{folder} has {len(absent)} images without a mask, first {absent[0]}: add it, or move the image"
+        needed = Path(entry.mask.format(stem=absent[0].stem))
+        there = sorted(p.name for p in (folder / needed.parent).glob(f"{needed.stem}.*"))
+        found = f"found {', '.join(there)}, needed" if there else "first"
+        message = f"{folder} has {len(absent)} images without a mask, {found} {needed.name} (or .tif): add it, or move "
+        raise InputError(message + f"{absent[0].name}")
+    twice = next((masks for masks in candidates.values() if len(masks) > 1), None)
+    if twice:
+        message = f"one image has the masks {' and '.join(m.name for m in twice)} in {twice[0].parent}: remove one"
         raise InputError(message)
-    types = _types(folder, entry)
-    sections = [_open(image, mask, entry, mpp, types) for image, mask in pairs]
-    if not any(len(s.nuclei) for s in sections):
-        message = f"no mask in {folder} holds a nucleus: masks give every nucleus its own number, 0 is background"
-        raise InputError(message)
-    return sections
+    return [(image, masks[0]) for image, masks in candidates.items()]
+
+
+def _masks(folder: Path, entry: Dataset, stem: str) -> list[Path]:
+    """The files that could be an image's mask: as the entry names it, or so with another ending."""
+    named = folder / entry.mask.format(stem=stem)
+    return [path for suffix in MASK_SUFFIXES if (path := named.with_name(named.stem + suffix)).is_file()]
+
+
+def _refuse_shared_names(images: list[Path]) -> None:
+    """Two images of one stem would get one mask, or overwrite each other's results."""
+    first: dict[str, Path] = {}
+    for path in images:
+        if path.stem in first:
+            message = (
+                f"{first[path.stem].name} and {path.name} in {path.parent} share a name, so they would share a mask"
+            )
+            raise InputError(message + ": rename one, and its mask")
+        first[path.stem] = path
 
 
 def read_mask(path: str | Path, *, shape: tuple[int, int]) -> np.ndarray:
@@ -120,7 +159,11 @@ def _types(folder: Path, entry: Dataset) -> dict[str, dict[int, str]] | None:
     """Image stem -> nucleus id -> super-class, from the data set's table; None where it has no types."""
     if entry.types is None or not (folder / entry.types["file"]).is_file():
         return None
-    table = pd.read_csv(folder / entry.types["file"])
+    try:
+        table = pd.read_csv(folder / entry.types["file"])
+    except (ValueError, OSError) as error:  # empty, no table, not UTF-8
+        message = f"{folder / entry.types['file']} cannot be read as a table ({' '.join(str(error).split())}): copy it "
+        raise InputError(message + "again, or remove it to go on without types") from error
     keys = [part.split("}")[0] for part in entry.types["stem"].split("{")[1:]]
     needed = [*keys, entry.types["id"], entry.types["class"]]
     lacking = [column for column in needed if column not in table]
@@ -131,9 +174,15 @@ def _types(folder: Path, entry: Dataset) -> dict[str, dict[int, str]] | None:
     if wrong:
         message = f"data/registry.yaml, {entry.name}: types {sorted(wrong)} are not among {SUPER_CLASSES}"
         raise InputError(message)
+    ids = pd.to_numeric(table[entry.types["id"]], errors="coerce")
+    bad = table.index[ids.isna() | (ids % 1 != 0)]
+    if len(bad):
+        given = table[entry.types["id"]][bad[0]]
+        message = f"{folder / entry.types['file']}, row {bad[0] + 1}: {entry.types['id']} is {given}; needed: the"
+        raise InputError(message + " nucleus' number in its mask")
     stem = [entry.types["stem"].format(**row) for row in table[keys].to_dict("records")]
     name = table[entry.types["class"]].map(entry.types["map"]).fillna("unknown")
     out: dict[str, dict[int, str]] = {}
-    for s, i, n in zip(stem, table[entry.types["id"]], name, strict=True):
+    for s, i, n in zip(stem, ids, name, strict=True):
         out.setdefault(s, {})[int(i)] = n
     return out

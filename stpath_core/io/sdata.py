@@ -15,7 +15,8 @@ from stpath_core.errors import InputError
 from stpath_core.io.counts import with_counts
 from stpath_core.io.genes import unique_genes, with_symbols
 from stpath_core.io.section import Section
-from stpath_core.io.xenium import NUCLEUS_DIAMETER_UM, outlines
+from stpath_core.io.xenium import outlines
+from stpath_core.io.xenium_checks import NUCLEUS_DIAMETER_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -15,6 +15,7 @@ import pandas as pd
 
 from stpath_core.errors import InputError
 from stpath_core.io.section import Section
+from stpath_core.io.xenium_checks import check_finite, check_units, usable_transcripts
 
 COLUMNS = {
     "cells.parquet": ("cell_id", "x_centroid", "y_centroid", "cell_area"),
@@ -23,8 +24,6 @@ COLUMNS = {
     "transcripts.parquet": ("cell_id", "feature_name", "x_location", "y_location", "z_location"),
 }
 OTHER_FILES = ("experiment.xenium", "cell_feature_matrix.h5", "cells.zarr.zip")
-NUCLEUS_DIAMETER_UM = (2.5, 20.0)  # of the median nucleus; outside, the unit is wrong
-UNITS = "are the coordinates pixels where micrometres are expected, or is the alignment of another image?"
 
 
 def open_xenium(
@@ -50,7 +49,7 @@ def open_xenium(
     nuclei_px = outlines_um @ um_to_px[:2, :2].T + um_to_px[:2, 2]
     genes = tuple(map(str, sdata["table"].var_names))
     transcripts = _transcripts(folder, nuclei, genes, min_qv)
-    _check_units(folder, nuclei_px, outlines_um, transcripts, um_to_px, pixels.shape[:2])
+    check_units(folder, nuclei_px, outlines_um, transcripts, um_to_px, pixels.shape[:2])
     return Section(
         name=str(specs.get("region_name") or folder.name) if own else folder.name,
         organ=organ or own.get("organ", "unknown"),
@@ -126,6 +125,9 @@ def check_bundle(folder: str | Path) -> tuple[dict, Path]:
         if file.metadata.num_rows == 0:
             message = f"{folder / name} has no rows: the slide is empty, there is nothing to label"
             raise InputError(message)
+        if name != "transcripts.parquet":  # these are looked at when they are read: they are many
+            coordinates = [column for column in needed if column.endswith(("_x", "_y", "_centroid"))]
+            check_finite(folder / name, pq.read_table(folder / name, columns=coordinates), coordinates)
     ids = pq.read_table(folder / "cells.parquet", columns=["cell_id"])["cell_id"]
     if len(ids.unique()) != len(ids):
         repeated = ids.value_counts().to_pylist()
@@ -215,7 +217,9 @@ def _image(sdata, path: Path, mpp: float | None) -> tuple[np.ndarray, float]:
     with tifffile.TiffFile(path) as file:
         own = tiff_mpp(file)
     if own is None and mpp is None:
-        message = f"{path.name} does not say how many micrometres a pixel is: pass mpp (0.25 for 40x, 0.5 for 20x)"
+        message = f"{path.name} does not say how many micrometres a pixel is: export it again with its pixel size (OME "
+        message += "PhysicalSizeX), or write it in: `tifffile.imwrite(file, tifffile.imread(file), photometric='rgb', "
+        message += "metadata={'axes': 'YXS', 'PhysicalSizeX': MPP})`; in code of your own, open_xenium(folder, mpp=MPP)"
         raise InputError(message)
     pixels = np.asarray(sdata["he_image"]["scale0"]["image"].data)
     pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, -1))
@@ -265,7 +269,6 @@ def outlines(frame) -> tuple[pd.DataFrame, np.ndarray]:
 def _transcripts(folder: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], min_qv: float) -> pd.DataFrame:
     """The vendor's transcripts of panel genes with the row of their nucleus. As columns: 4 x faster than lazily."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     names = ["x_location", "y_location", "cell_id", "feature_name"]
@@ -287,10 +290,7 @@ def _transcripts(folder: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], min
         row[unique.get_indexer(known) < 0] = -1
         i = table.schema.get_field_index(column)
         table = table.set_column(i, column, pa.array(row[codes.indices.to_numpy()].astype(np.int32)))
-    keep = pc.greater_equal(table["feature_name"], 0)
-    if "qv" in optional:
-        keep = pc.and_(keep, pc.greater_equal(table["qv"], min_qv))
-    table = table.filter(keep)
+    table = usable_transcripts(folder / "transcripts.parquet", table, min_qv=min_qv)
     out = pd.DataFrame(
         {
             "x_um": table["x_location"].to_numpy(),
@@ -307,29 +307,6 @@ def _transcripts(folder: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], min
 def _decoded(dictionary) -> list[str]:
     """Names as text: early versions of the format wrote bytes, or numbers."""
     return [v.decode() if isinstance(v, bytes) else str(v) for v in dictionary.to_pylist()]
-
-
-def _check_units(folder: Path, nuclei_px, outlines_um, transcripts: pd.DataFrame, um_to_px, shape) -> None:
-    """Catch pixels given as micrometres, and an alignment that does not belong to the image."""
-    x, y = outlines_um[..., 0], outlines_um[..., 1]
-    area = np.abs((x * np.roll(y, -1, 1) - np.roll(x, -1, 1) * y).sum(1)) / 2
-    diameter = 2 * np.sqrt(np.median(area) / np.pi)
-    if not NUCLEUS_DIAMETER_UM[0] <= diameter <= NUCLEUS_DIAMETER_UM[1]:
-        message = f"{folder}: the median nucleus is {diameter:.3g} um across; {UNITS}"
-        raise InputError(message)
-    points = transcripts[["x_um", "y_um"]].to_numpy()
-    molecules_px = points @ um_to_px[:2, :2].T + um_to_px[:2, 2]
-    size = np.array(shape[::-1])
-    for what, xy in (("nuclei", nuclei_px.mean(1)), ("transcripts", molecules_px)):
-        inside = ((xy >= 0) & (xy <= size)).all(1).mean() if len(xy) else 0.0
-        if inside < 0.5:
-            message = f"{folder}: {inside:.0%} of the {what} lie inside the H&E of {size[0]} x {size[1]} px; {UNITS}"
-            raise InputError(message)
-    spans = [np.ptp(np.percentile(xy, (2, 98), axis=0), axis=0) for xy in (nuclei_px.mean(1), molecules_px)]
-    ratio = spans[1] / np.maximum(spans[0], 1e-9)
-    if len(nuclei_px) > 20 and not ((ratio > 0.6) & (ratio < 1.7)).all():
-        message = f"{folder}: transcripts span {ratio[0]:.2f} x {ratio[1]:.2f} times the extent of the nuclei; {UNITS}"
-        raise InputError(message)
 
 
 def _truth(folder: Path) -> dict | None:

@@ -1,0 +1,89 @@
+"""What can be known to be wrong with parameter values before a kernel starts, beyond their names and types.
+
+The parameters are known by name, because they mean the same in every notebook that declares them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stpath_core.errors import InputError
+
+
+def check_values(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise InputError for a device that is not here, an encoder that cannot be built, folds that cannot be cut.
+
+    values : all of a notebook's; given : those that were passed. What costs an import is looked at only when passed.
+    """
+    if values["device"] not in ("auto", "cpu"):
+        from stpath_core.fit import pick_device
+
+        pick_device(values["device"])
+    if given.get("encoder_args") is not None or given.get("encoder") is not None:
+        check_encoder(values["encoder"], values.get("encoder_args") or "{}", own_args=bool(given.get("encoder_args")))
+    folds = values.get("folds") or 0
+    if folds < 0 or folds == 1:
+        msg = f"folds={folds}; give 0 for none, or 2 and more"
+        raise InputError(msg)
+    if values["data_dir"]:
+        _check_masks(values, folds)
+
+
+def check_folder(out: str | Path) -> None:
+    """Raise InputError for a folder that cannot be made or written to. It need not exist, and is not made."""
+    there = next(p for p in (Path(out), *Path(out).absolute().parents) if p.exists())
+    if not there.is_dir():
+        msg = f"{there} is a file, so nothing can be written to the folder {out}: give another one"
+        raise InputError(msg)
+    if not os.access(there, os.W_OK | os.X_OK):
+        msg = f"{there} cannot be written by you, so nothing can be kept in {out}: give another folder"
+        raise InputError(msg)
+
+
+def check_encoder(encoder: str, encoder_args: str, *, own_args: bool) -> None:
+    """Build a timm encoder without its weights; own_args : whether encoder_args were passed, or are the profile's."""
+    try:
+        options = json.loads(encoder_args)
+    except json.JSONDecodeError as error:
+        msg = f"encoder_args={encoder_args!r} is not JSON ({error}); write '{{\"out_indices\": [0, 1, 2]}}'"
+        raise InputError(msg) from error
+    if not isinstance(options, dict):
+        msg = f"encoder_args={encoder_args!r} is a {type(options).__name__}; write '{{\"out_indices\": [0, 1, 2]}}'"
+        raise InputError(msg)
+    if ":" in encoder:  # on a hub or in a folder: timm itself has to fetch it
+        return
+    import timm
+    import torch
+
+    if not timm.is_model(encoder):
+        near = timm.list_models(f"*{encoder[:6]}*")[:5]
+        msg = f"encoder={encoder!r} is no timm model" + (f"; there are {', '.join(near)}" if near else "")
+        raise InputError(msg + "; `timm.list_models()` names all")
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            timm.create_model(encoder, features_only=True, **options)
+    except Exception as error:
+        hint = (
+            "" if own_args else "; these encoder_args are the profile's: pass some that fit, encoder_args={} for none"
+        )
+        msg = f"encoder={encoder!r} cannot be built with encoder_args={encoder_args} ({error}){hint}"
+        raise InputError(" ".join(msg.split())) from error
+
+
+def _check_masks(values: Mapping[str, Any], folds: int) -> None:
+    """A folder of images and masks must hold both, and a patient for each fold."""
+    from stpath_core.io.masks import find_pairs
+    from stpath_core.io.registry import registry
+
+    entry = registry().get(values["dataset"])
+    if entry is None or entry.layout != "masks":
+        return
+    patients = {entry.patient_of_case(image.stem) for image, _ in find_pairs(values["data_dir"], entry)}
+    if folds > len(patients):
+        msg = f"folds={folds} of {len(patients)} patients in {values['data_dir']}; give at most {len(patients)}"
+        raise InputError(msg)
