@@ -17,12 +17,20 @@ PURITY = "purity"  # share of the nuclei of most similar expression that carry t
 INSTANCE = "instance"  # id of the nucleus in the stage file's mask, 0 where it has no pixel of its own
 CLUSTER = "cluster"  # of expression, where a typing method works by clusters
 TOTAL_COUNTS = "total_counts"
+CELL_TYPE = "cell_type"  # as the source of the data names it
+DONOR = "donor"  # of a dissociated cell
+ARRAY_ROW, ARRAY_COL = "array_row", "array_col"  # of a spot, whole numbers
+IN_TISSUE = "in_tissue"
 
 UNKNOWN = "unknown"
+UNLABELLED = "unlabelled"  # a spot that no annotator looked at
 
 # layers, obsm, uns
 COUNTS = "counts"  # layers: raw counts, integers
-SPATIAL = "spatial"  # obsm: (N, 2) x, y in um
+SPATIAL = "spatial"  # obsm: (N, 2) x, y in um, or in the unit that uns["frame"] names
+SPATIAL_PX = "spatial_px"  # obsm: (N, 2) x, y in pixels of the image that can be opened
+FRAME = "frame"  # uns: unit, mpp, origin and affine of obsm["spatial"]; see io.frame
+NOTES = "notes"  # uns: what a reader had to choose or leave out, one line each
 SCORES = "marker_scores"  # obsm: (N, n_super_classes)
 SOFT_LABEL = "soft_label"  # obsm: (N, n_super_classes), shares of 1, or zeros where unknown
 NEIGHBOURS = "expression_neighbours"  # obsm: (N, k) row numbers

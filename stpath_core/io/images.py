@@ -28,6 +28,20 @@ def read_image(path: str | Path, *, mpp: float | None = None) -> tuple[np.ndarra
     >>> image, mpp = read_image("slide.svs")                  # doctest: +SKIP
     >>> image, mpp = read_image("crop.png", mpp=0.25)         # doctest: +SKIP
     """
+    path = check_image_path(path, mpp=mpp)
+    try:
+        pixels, own = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _read_plain(path)
+    except InputError:
+        raise
+    except Exception as error:
+        message = f"{path} cannot be read as an image ({error}): is the file complete?"
+        raise InputError(message) from error
+    scale = settle_mpp(own, mpp, path.name)
+    return as_rgb(pixels, path.name), scale
+
+
+def check_image_path(path: str | Path, *, mpp: float | None) -> Path:
+    """See that a path leads to an image that can be read, and that a given scale is a microscope's."""
     path = Path(path)
     if not path.is_file():
         message = f"{path} does not exist; give the path of an image file"
@@ -38,22 +52,20 @@ def read_image(path: str | Path, *, mpp: float | None = None) -> tuple[np.ndarra
     if mpp is not None and not MICROSCOPE_MPP[0] <= mpp <= MICROSCOPE_MPP[1]:
         message = f"mpp={mpp}; expected micrometres per pixel, {MICROSCOPE_MPP[0]} to {MICROSCOPE_MPP[1]} (40x is 0.25)"
         raise InputError(message)
-    try:
-        pixels, own = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else _read_plain(path)
-    except InputError:
-        raise
-    except Exception as error:
-        message = f"{path} cannot be read as an image ({error}): is the file complete?"
-        raise InputError(message) from error
-    if own is not None and mpp is not None and abs(own / mpp - 1) > 0.1:
-        message = f"{path.name} says {own:.4g} um per pixel, mpp={mpp} was given: leave mpp out, or correct the file"
+    return path
+
+
+def settle_mpp(own: float | None, given: float | None, name: str) -> float:
+    """The file's own um per pixel, else the given one; InputError where they disagree or neither is there."""
+    if own is not None and given is not None and abs(own / given - 1) > 0.1:
+        message = f"{name} says {own:.4g} um per pixel, mpp={given} was given: leave mpp out, or correct the file"
         raise InputError(message)
-    scale = own if own is not None else mpp
+    scale = own if own is not None else given
     if scale is None:
-        message = f"{path.name} does not say how many micrometres a pixel is: pass mpp, about 0.25 for 40x and "
+        message = f"{name} does not say how many micrometres a pixel is: pass mpp, about 0.25 for 40x and "
         message += "0.5 for 20x (`stpath run`: -p mpp=0.25, `stpath predict-nuclei`: --mpp 0.25)"
         raise InputError(message)
-    return _as_rgb(pixels, path.name), float(scale)
+    return float(scale)
 
 
 def is_image_file(path: Path) -> bool:
@@ -61,12 +73,13 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:
+def as_rgb(pixels: np.ndarray, name: str, *, smallest: int = 16) -> np.ndarray:
+    """(H, W, 3) uint8 of an RGB or RGBA image; InputError for anything else, or below `smallest` pixels a side."""
     if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or pixels.dtype != np.uint8:
         message = f"{name} has shape {pixels.shape} and type {pixels.dtype}; expected an 8-bit RGB image (H, W, 3)"
         raise InputError(message)
-    if min(pixels.shape[:2]) < 16:
-        message = f"{name} has {pixels.shape[0]} x {pixels.shape[1]} pixels; expected at least 16 x 16"
+    if min(pixels.shape[:2]) < smallest:
+        message = f"{name} has {pixels.shape[0]} x {pixels.shape[1]} pixels; expected at least {smallest} x {smallest}"
         raise InputError(message)
     return np.ascontiguousarray(pixels[..., :3])
 
@@ -76,12 +89,18 @@ def _read_plain(path: Path) -> tuple[np.ndarray, float | None]:
 
     Image.MAX_IMAGE_PIXELS = None  # tissue is large
     with Image.open(path) as image:
-        mode, dpi = image.mode, image.info.get("dpi")
+        mode, mpp = image.mode, plain_mpp(image)
         if mode not in ("RGB", "RGBA", "P"):
             message = f"{path.name} has colour mode {mode}; expected an 8-bit RGB image"
             raise InputError(message)
         pixels = np.asarray(image.convert("RGB"))
-    return pixels, _plausible(25_400 / float(dpi[0])) if dpi and float(dpi[0]) > 0 else None
+    return pixels, mpp
+
+
+def plain_mpp(image) -> float | None:
+    """um per pixel from the resolution that a PNG or JPEG names, where it is a microscope's."""
+    dpi = image.info.get("dpi")
+    return _plausible(25_400 / float(dpi[0])) if dpi and float(dpi[0]) > 0 else None
 
 
 def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:

@@ -25,6 +25,7 @@ class Section:
     genes : the panel, in order; empty without transcripts.
     um_to_px : (3, 3) affine, assay um -> H&E pixels.
     truth : planted truth, for evaluation only, or None.
+    stain : "H&E", or "DAPI" where the only picture is a nuclear stain, shown in grey.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Section:
     genes: tuple[str, ...] = ()
     um_to_px: np.ndarray = field(default_factory=lambda: np.eye(3))
     truth: dict | None = None
+    stain: str = "H&E"
 
     def instances(self) -> np.ndarray:
         """Nuclei as (H, W) int32 instance ids 1..N in pixels of the H&E, 0 background."""

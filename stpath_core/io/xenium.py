@@ -45,7 +45,7 @@ def open_xenium(
     own = specs.get("stpath", {})
     pixels, mpp = _image(sdata, image_file, mpp)
     um_to_px = _affine(sdata, image_file, mpp)
-    nuclei, outlines_um = _nuclei(sdata)
+    nuclei, outlines_um = outlines(sdata["nucleus_boundaries"])
     nuclei_px = outlines_um @ um_to_px[:2, :2].T + um_to_px[:2, 2]
     genes = tuple(map(str, sdata["table"].var_names))
     transcripts = _transcripts(folder, nuclei, genes, min_qv)
@@ -245,11 +245,10 @@ def _affine(sdata, path: Path, mpp: float) -> np.ndarray:
     return um_to_px
 
 
-def _nuclei(sdata) -> tuple[pd.DataFrame, np.ndarray]:
-    """Nuclei (N rows) and outlines (N, V, 2) in assay um; shorter outlines repeat their last vertex."""
+def outlines(frame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Nuclei (N rows) and outlines (N, V, 2) of a GeoDataFrame, in its unit; shorter outlines repeat their end."""
     import shapely
 
-    frame = sdata["nucleus_boundaries"]
     ids = frame.get("cell_id", frame.index)
     coordinates, row = shapely.get_coordinates(frame.geometry.values, return_index=True)
     length = np.bincount(row, minlength=len(frame)) - 1  # rings are closed: the last vertex is the first
