@@ -21,13 +21,16 @@ test: env ## style, units, every notebook through papermill at smoke; real data 
 	$(BIN)/python -m pytest
 
 real: realdata env ## every real-data command (needs STPATH_REAL_DATA=FOLDER)
+	$(BIN)/stpath run 10 -p dataset=merfish -p data_dir="$(STPATH_REAL_DATA)/cell_st"
+	$(BIN)/stpath run 11 12 -p dataset=nucls -p data_dir="$(STPATH_REAL_DATA)/nucls" -p real_steps=1500
 	$(BIN)/stpath run 11 12 -p dataset=monuseg -p data_dir="$(STPATH_REAL_DATA)/monuseg"
 	@$(BIN)/stpath report
 
 .PHONY: realdata
 realdata:
-	@test -d "$(STPATH_REAL_DATA)/monuseg" || { echo "make real: STPATH_REAL_DATA='$(STPATH_REAL_DATA)' has no folder monuseg;" \
-	  "set it to a folder that holds one: make real STPATH_REAL_DATA=/data/real" >&2; exit 2; }
+	@for name in cell_st nucls monuseg; do test -d "$(STPATH_REAL_DATA)/$$name" || { \
+	  echo "make real: STPATH_REAL_DATA='$(STPATH_REAL_DATA)' has no folder $$name;" \
+	  "set it to a folder that holds one: make real STPATH_REAL_DATA=/data/real" >&2; exit 2; }; done
 
 lab: env ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

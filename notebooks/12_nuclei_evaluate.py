@@ -224,6 +224,7 @@ if test:
 import anndata
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
 from stpath_core import evaluate, keys, labels, nuclei, predict
 from stpath_core.tissue.cell_types import SUPER_CLASSES

@@ -17,6 +17,7 @@ PURITY = "purity"  # share of the nuclei of most similar expression that carry t
 INSTANCE = "instance"  # id of the nucleus in the stage file's mask, 0 where it has no pixel of its own
 CLUSTER = "cluster"  # of expression, where a typing method works by clusters
 TOTAL_COUNTS = "total_counts"
+SUPER_CLASS = "super_class"  # the true one, where experts or a seed have said it
 CELL_TYPE = "cell_type"  # as the source of the data names it
 DONOR = "donor"  # of a dissociated cell
 ARRAY_ROW, ARRAY_COL = "array_row", "array_col"  # of a spot, whole numbers

@@ -226,7 +226,7 @@ def refuse_dataset(notebook: stages.Notebook, dataset: str) -> None:
     if not notebook.serves(dataset):
         able = [n for n in stages.notebook_names() if stages.find_notebook(n).serves(dataset)]
         served = " or ".join(notebook.header["datasets"])
-        use = "" if able else datasets.how_to_use(dataset)
+        use = datasets.how_to_use(dataset) if all(n.startswith("01") for n in able) else ""
         msg = f"{notebook.name} runs on dataset={served}; for {dataset} run {', '.join(able) or 'none'}"
         msg += f": {use}" if use else ""
         raise InputError(msg)

@@ -8,7 +8,7 @@ from stpath_core.io.frame import Frame, frame_of, positions_px, positions_um, sa
 from stpath_core.io.hest import hest_samples, open_hest, open_hest_cells
 from stpath_core.io.images import read_image
 from stpath_core.io.masks import open_mask_folder, read_mask
-from stpath_core.io.reference import open_cells, open_reference
+from stpath_core.io.reference import open_cells, open_named_cells, open_reference
 from stpath_core.io.registry import dataset, registry
 from stpath_core.io.sdata import open_spatialdata, spatialdata_table
 from stpath_core.io.section import Section
@@ -35,6 +35,7 @@ __all__ = [
     "open_hest",
     "open_hest_cells",
     "open_mask_folder",
+    "open_named_cells",
     "open_reference",
     "open_slide",
     "open_spatialdata",

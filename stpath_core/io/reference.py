@@ -62,6 +62,30 @@ def open_reference(
     return adata
 
 
+def open_named_cells(data_dir: str | Path, *, entry: str) -> AnnData:
+    """Cells with raw counts that experts have named: the one h5ad of a folder, as an entry of the registry says.
+
+    obs gets section, patient, organ, total_counts, and "super_class", the names of `types.column` by `types.map`.
+    """
+    from stpath_core.io.registry import dataset
+
+    known = dataset(entry)
+    files = sorted(p for p in Path(data_dir).glob("*.h5ad") if not p.name.startswith(".")) if data_dir else []
+    if len(files) != 1:
+        message = f"data_dir={str(data_dir)!r} holds {len(files)} .h5ad files; {entry} is one: give the folder it is in"
+        raise InputError(message)
+    cells = open_reference(files[0], cell_type=known.types["column"])
+    strange = sorted(set(cells.obs[keys.CELL_TYPE]) - set(known.types["map"]))
+    if strange:
+        message = f"{files[0].name} names the types {strange}; {entry} knows {', '.join(known.types['map'])}"
+        raise InputError(message)
+    cells.obs[keys.SUPER_CLASS] = cells.obs[keys.CELL_TYPE].astype(str).map(known.types["map"])
+    cells.obs[keys.SECTION] = cells.obs[keys.PATIENT] = entry
+    cells.obs[keys.ORGAN] = known.organ
+    cells.obs[keys.TOTAL_COUNTS] = np.asarray(cells.layers[keys.COUNTS].sum(1)).ravel()
+    return cells
+
+
 def open_cells(
     path: str | Path,
     *,

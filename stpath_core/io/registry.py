@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from stpath_core.errors import InputError
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
-LAYOUTS = ("generated", "xenium", "masks", "other")
+LAYOUTS = ("generated", "xenium", "masks", "cells", "other")
 ACCESS = ("generated", "yours", "open", "gated", "by hand")
 
 
