@@ -29,8 +29,6 @@ out: str = ""  # where the run is recorded; empty: runs/
 mpp: float | None = None  # um per pixel of real tiles, where neither the files nor the registry say it
 radius_um: float = 6.0  # a detection counts when its centre lies this close to a true one
 draws: int = 2000  # bootstrap draws behind every interval
-effort_tiles: str = "5,40"  # hand-annotated tiles that one slide of transcripts is set against; empty: not asked
-effort_steps: int | None = None  # optimiser steps of each network of that comparison; None: what the profile says
 average_views: bool | None = None  # mean of 8 turned and mirrored predictions, 8 times as long; None: the profile's
 
 # %%
@@ -211,174 +209,6 @@ if test:
 # however large the margin: say so when you report it. The second table splits the mean by organ. A mean over organs
 # hides the one where the method fails, and that may be yours.
 #
-# ## Which labels teach an image classifier?
-# The paper's claim is about *labels*: methods that type expression finely do not give what an image can learn. So we
-# keep everything else: the same network, the same nuclei, the same detections, and as many labelled nuclei for each
-# set of labels. Only the labels change: fine or merged to what an eye can see, with or without abstaining, and those
-# of the paper's recipe. A head that learned fine types is asked for super-classes: its probabilities are summed.
-#
-# *Predict:* fine labels hold more information than merged ones. Why might a head that saw more know less? And what
-# will abstaining buy: the nuclei we leave out are the doubtful ones, but they are also the hard ones.
-
-# %% tags=["copy-me"]
-import anndata
-import numpy as np
-import pandas as pd
-from IPython.display import display
-
-from stpath_core import evaluate, keys, labels, nuclei, predict
-from stpath_core.tissue.cell_types import SUPER_CLASSES
-
-# inputs: run, dataset, trained, train, test, found, radius_um, draws, seed, report, key
-taught = None
-if dataset == "virtual":
-    typing = anndata.read_h5ad(run.inputs("10_nuclei_labels") / "labels.h5ad")
-    cached = nuclei.NucleusTable.read(trained / "features.npz")
-    columns = {"merged_abstain": keys.LABEL, "merged_all": keys.LABEL_ALL, "fine_abstain": keys.FINE_LABEL}
-    columns |= {"fine_all": keys.FINE_LABEL_ALL, "recipe": keys.LABEL_RECIPE}
-    pairs = typing.obs[[keys.FINE_LABEL_ALL, keys.LABEL_ALL]].astype(str).value_counts().reset_index()
-    of_fine = pairs.drop_duplicates(keys.FINE_LABEL_ALL).set_index(keys.FINE_LABEL_ALL)[keys.LABEL_ALL]
-    of_fine = of_fine.drop(keys.UNKNOWN, errors="ignore")
-    merge = {"fine": pd.get_dummies(of_fine).reindex(columns=list(SUPER_CLASSES), fill_value=False)}
-    merge["merged"] = pd.DataFrame(np.eye(len(SUPER_CLASSES)), SUPER_CLASSES, SUPER_CLASSES)
-    codes = {}
-    for arm, column in columns.items():
-        classes = merge.get(arm.split("_")[0], merge["merged"]).index
-        codes[arm] = cached.labels(
-            labels.by_instance(typing, classes.get_indexer(typing.obs[column].astype(str)), train)
-        )
-    few = min((c >= 0).sum() for c in codes.values())
-    heads = {}
-    for arm, code in codes.items():
-        spare = np.random.default_rng(seed).permutation(np.flatnonzero(code >= 0))[few:]
-        code = code.copy()
-        code[spare] = -1
-        heads[arm] = nuclei.fit_type_head(cached, code, classes=len(merge.get(arm.split("_")[0], merge["merged"])))
-    arms = {}
-    for arm, head in heads.items():
-        to_super = merge.get(arm.split("_")[0], merge["merged"]).to_numpy(np.float32)
-        arms[arm] = [(predict.type_probabilities(head, n.features) @ to_super).argmax(1) for n in found]
-    taught = evaluate.evaluate_nuclei(test, [n.instances for n in found], types=arms, radius_um=radius_um)
-    means = evaluate.summary(taught, n=draws, seed=seed)
-    for arm in columns:
-        name = key + ".type_f1.recipe" if arm == "recipe" else f"part1.labels.{arm}"
-        report(name, *means.loc[f"type_f1.{arm}"])
-    report(key + ".type_f1.fine_merged", *means.loc["type_f1.fine_abstain"])
-    display(means.loc[[f"type_f1.{arm}" for arm in columns]].round(3))
-
-# %%
-if taught is not None:
-    by_image = taught.images.set_index("name")
-    against = {arm: f"type_f1.{arm}" for arm in ("fine_abstain", "recipe", "merged_all")}
-    differences = {arm: evaluate.paired_difference(by_image["type_f1.merged_abstain"], by_image[column], n=draws)
-                   for arm, column in against.items()}  # fmt: skip
-    display(pd.DataFrame(differences, index=evaluate.Difference._fields).T.round(3))
-    report(f"{key}.type_f1.over_fine_merged", *differences["fine_abstain"][:3])
-    report(f"{key}.type_f1.over_recipe", *differences["recipe"][:3])
-
-# %% [markdown]
-# Merged labels teach more than fine ones, on every image: the same nuclei, split into twenty classes of which an eye
-# can tell only some, leave fewer examples of each and ask the head for differences that are not in the picture. The
-# recipe loses twice: its clusters are impure, and its errors follow expression, so whole kinds of nuclei are taught
-# wrongly. Abstaining hardly matters here: the doubtful nuclei are few, and a linear head averages over them.
-#
-# ### What does a wrong label cost, and can it be bought back?
-# *Predict:* replace a fifth, then two fifths of the labels by a random other class. Does the head lose a fifth? And
-# the usual remedies: weigh each nucleus by its purity, learn from soft labels, forgive the labels that the head
-# cannot explain (the generalised cross-entropy). On which kind of error could they help?
-
-# %%
-if taught is not None:
-    rng, clean, vote = np.random.default_rng(seed), codes["merged_abstain"], codes["recipe"]
-    noisy = {}
-    for share in (0.2, 0.4):
-        wrong = (rng.random(len(clean)) < share) & (clean >= 0)
-        noisy[f"random_{share:.0%}"] = np.where(wrong, (clean + rng.integers(1, 4, len(clean))) % 4, clean)
-    purity = cached.labels(labels.by_instance(typing, typing.obs[keys.PURITY].to_numpy(), train, fill=0))
-    soft = cached.labels(labels.by_instance(typing, typing.obsm[keys.SOFT_LABEL], train, fill=0))
-    trials = {"as they are": dict(labels=clean), "weighed by purity": dict(labels=clean, weight=purity)}
-    trials |= {"soft": dict(labels=soft), "forgiving": dict(labels=clean, robust=0.7)}
-    trials |= {name: dict(labels=code) for name, code in noisy.items()}
-    trials |= {f"{name}, forgiving": dict(labels=code, robust=0.7) for name, code in noisy.items()}
-    trials |= {"recipe": dict(labels=vote), "recipe, forgiving": dict(labels=vote, robust=0.7)}
-    tried = {name: nuclei.fit_type_head(cached, classes=4, **how) for name, how in trials.items()}
-    arms = {
-        name: [predict.type_probabilities(head, n.features).argmax(1) for n in found] for name, head in tried.items()
-    }
-    tried = evaluate.evaluate_nuclei(test, [n.instances for n in found], types=arms, radius_um=radius_um)
-    cost = evaluate.summary(tried, n=draws, seed=seed).loc[[f"type_f1.{name}" for name in trials]]
-    cost.index = list(trials)
-    for name, row in cost.iterrows():
-        words = name.replace("%", "").replace(",", "").replace(" ", "_")
-        report(f"part1.label_noise.{words}", *row)
-    display(cost.round(3))
-
-# %% [markdown]
-# Random errors cost next to nothing: they point everywhere, and a linear head of a few hundred weights averages ten
-# thousand labels. Errors with a *system* (the recipe's whole clusters) cost a tenth, and no loss can know that they
-# are errors; the forgiving loss wins a part back there, and loses where there was nothing to forgive, because rare
-# classes are what it forgives first. So the effort belongs in the labels, not in the loss.
-#
-# ## How many hand-annotated tiles is one slide worth?
-# The other way to get labels is to draw them. A simulated annotator outlines tiles of 64 um (the size of a PanNuke
-# tile), spread over all three training organs: one nucleus in ten is missed, borders wobble by 0.4 um, one type in ten
-# is wrong. Against that stands *one* slide of *one* organ with labels from transcripts: no outline drawn by hand, but
-# a registration that is a little off, nuclei that were merged, and nothing seen of the other organs. Both train the
-# same network for as many steps, and meet the same unseen organs.
-#
-# *Predict:* write down two numbers of tiles, one for outlines (bPQ) and one for types. Which will be larger?
-
-# %% tags=["copy-me"]
-from stpath_core import evaluate, nuclei, plot, predict
-from stpath_core.annotation import annotated_tiles, bootstrap_tiles_to_match
-from stpath_core.progress import track
-from stpath_core.tissue.cell_types import SUPER_CLASSES
-
-# inputs: run, dataset, trained, train, test, effort_tiles, effort_steps, radius_um, draws, seed, device, report
-effort = {}
-if dataset == "virtual" and effort_tiles:
-    like = predict.load(trained / "nuclei.safetensors").config
-    like = {name: like[name] for name in ("encoder", "encoder_args", "width", "mpp", "stride")}
-    like |= {"steps": effort_steps, "batch_size": 6, "inner_share": 0, "seed": seed, "device": device}
-    arms = {"one slide": train[:1]}
-    arms |= {int(n): annotated_tiles(train, int(n), seed=seed) for n in effort_tiles.split(",")}
-    for arm, learners in arms.items():
-        everyone, label = nuclei.everything(learners), f"{arm}" if arm == "one slide" else f"{arm} tiles"
-        trunk, _ = nuclei.train_split(learners, everyone, progress=lambda s: track(s, label=label), **like)  # noqa: B023
-        described = nuclei.cache_features(trunk, learners)
-        taught_by = described.labels([s.labels for s in learners])
-        head = nuclei.fit_type_head(described, taught_by, classes=len(SUPER_CLASSES))
-        student = predict.with_type_head(trunk, head, SUPER_CLASSES)
-        answers = [predict.predict_image(student, s.image, s.mpp, average_views=False) for s in test]
-        given = {"effort": [n.type_probs.argmax(1) for n in answers]}
-        masks = [n.instances for n in answers]
-        effort[arm] = evaluate.evaluate_nuclei(test, masks, types=given, radius_um=radius_um)
-
-# %%
-if effort:
-    by_tiles = {arm: scores_of for arm, scores_of in effort.items() if arm != "one slide"}
-    for measure, suffix in (("type_f1.effort", ""), ("bpq", ".bpq")):
-        worth = bootstrap_tiles_to_match(by_tiles, effort["one slide"], measure, n=draws, seed=seed)
-        bounded = [min(value, max(by_tiles)) for value in worth]  # beyond the curve only "at least" can be said
-        report(f"part1.effort.tiles_to_match{suffix}", *bounded)
-        said = [f"more than {max(by_tiles)}" if value == float("inf") else f"{value:.0f}" for value in worth]
-        print(f"{measure.split('.')[0]}: one slide is worth {said[0]} tiles ({said[1]} to {said[2]})")
-        for arm, scores_of in effort.items():
-            name = "slide" if arm == "one slide" else f"tiles_{arm}"
-            report(f"part1.effort.{measure.split('.')[0]}.{name}", *evaluate.summary(scores_of, n=draws).loc[measure])
-    table = evaluate.baseline_table(effort, n=draws, seed=seed)
-    table = table[table.measure.isin(["detection_f1", "bpq", "type_f1.effort"])].astype({"method": str})
-    display(evaluate.readable(table))
-    points = {str(arm): scores_of.images for arm, scores_of in effort.items()}
-    run.figure("effort", plot.bars(table, points=points))
-
-# %% [markdown]
-# Two answers, and a reader who is told one of them is misled. For *types* the slide is worth more tiles than we cared
-# to draw: it brings a thousand typed nuclei, and types are what hand annotation gives so few of. For *outlines* it is
-# worth only a handful: a few carefully drawn borders from three organs teach where a nucleus ends as well as a whole
-# slide of borders that come from another scan, of one organ. The paper's claim that labels from transcripts carry over
-# to unseen organs better than those drawn by hand holds here for what nuclei are, not for where they end.
-#
 # ## How does it fail?
 # *Predict:* on the worst tiles, will it miss nuclei, merge them, or invent them?
 
@@ -481,6 +311,7 @@ for blur_px in (0, 1) if test and train else ():
 # - The unit of an interval is what you generalise to: images or patients, never nuclei.
 # - A result is a row in a table that also holds a tuned simple method, a shuffled control and an oracle.
 # - Look at the worst tiles before you believe the mean.
+# - Next: notebook 13 looks at the nuclei themselves; notebook 14 asks what the labels were worth.
 
 # %%
 from stpath_core.data import write_nuclei_stage

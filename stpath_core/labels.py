@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from stpath_core.io.section import Section
 
 __all__ = [
-    "by_instance", "count_transcripts", "instance_ids", "pack_section", "planted_types", "read_markers",
-    "registration_score", "risk_coverage", "shuffle_labels", "type_by_clusters", "type_nuclei",
+    "by_instance", "count_transcripts", "fine_to_super", "instance_ids", "pack_section", "planted_types",
+    "read_markers", "registration_score", "risk_coverage", "shuffle_labels", "type_by_clusters", "type_nuclei",
 ]  # fmt: skip
 
 _HEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnston 2001, optical density R G B
@@ -211,6 +211,19 @@ def by_instance(
         mine[ids[rows]] = values[rows]
         out.append(mine)
     return out
+
+
+def fine_to_super(adata: AnnData) -> pd.DataFrame:
+    """Which super-class each fine type of a table belongs to: rows fine types, columns SUPER_CLASSES, one 1 in a row.
+
+    A fine type that several super-classes were called by (a set of markers may speak for more than one) goes to the one
+    it was called by most.
+    """
+    fine, whole = (adata.obs[column].astype(str) for column in (keys.FINE_LABEL_ALL, keys.LABEL_ALL))
+    table = pd.crosstab(fine, whole).drop(index=keys.UNKNOWN, errors="ignore")
+    table = table.reindex(columns=list(SUPER_CLASSES), fill_value=0)
+    most = table.to_numpy().argmax(1)
+    return pd.DataFrame(np.eye(len(SUPER_CLASSES))[most], table.index, list(SUPER_CLASSES))
 
 
 def _codes(names: np.ndarray) -> np.ndarray:

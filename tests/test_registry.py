@@ -118,7 +118,8 @@ def test_list_is_a_table_with_states(store, capsys):
     assert states == {
         "virtual": "generated", "xenium": "yours", "masks": "yours", "monuseg": "here", "nucls": "by hand",
         "dsb2018": "not here", "pannuke": "not here", "her2st": "not here", "hest1k": "gated",
-        "xenium_breast": "not here", "xenium_lung": "not here", "sthelar": "by hand", "wu2021": "not here",
+        "xenium_breast": "not here", "merfish": "by hand", "xenium_lung": "not here",
+            "sthelar": "by hand", "wu2021": "not here",
     }  # fmt: skip
 
 
