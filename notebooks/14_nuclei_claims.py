@@ -44,7 +44,6 @@ run = begin("14_nuclei_claims", globals())
 
 # %% tags=["copy-me"]
 import anndata
-import pandas as pd
 from IPython.display import display
 
 from stpath_core import keys, nuclei, predict
