@@ -15,6 +15,8 @@ LABEL_ALL, FINE_LABEL_ALL = "label_all", "fine_label_all"  # the same without ab
 LABEL_RECIPE = "label_recipe"  # what the vote of expression clusters says
 PURITY = "purity"  # share of the nuclei of most similar expression that carry the same label, 0 to 1
 INSTANCE = "instance"  # id of the nucleus in the stage file's mask, 0 where it has no pixel of its own
+TRANSFERRED = "transferred"  # fine type by a reference, or UNKNOWN
+TRANSFERRED_CONFIDENCE = "transferred_confidence"  # 0 to 1
 CLUSTER = "cluster"  # of expression, where a typing method works by clusters
 TOTAL_COUNTS = "total_counts"
 SUPER_CLASS = "super_class"  # the true one, where experts or a seed have said it
@@ -34,6 +36,7 @@ FRAME = "frame"  # uns: unit, mpp, origin and affine of obsm["spatial"]; see io.
 NOTES = "notes"  # uns: what a reader had to choose or leave out, one line each
 SCORES = "marker_scores"  # obsm: (N, n_super_classes)
 SOFT_LABEL = "soft_label"  # obsm: (N, n_super_classes), shares of 1, or zeros where unknown
+TYPE_PROBABILITY = "type_probability"  # obsm: frame (N, types of a reference)
 NEIGHBOURS = "expression_neighbours"  # obsm: (N, k) row numbers
 
 # elements of an exported SpatialData object
