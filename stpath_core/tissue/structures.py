@@ -21,6 +21,7 @@ from stpath_core.tissue.organs import CAPILLARY, VESSEL, Organ, Structure
 GRID_UM = 2.0
 KINDS = ("gland", "solid", "alveolus", "fat", "vessel", "glomerulus")
 _PAD_UM = 120.0
+_AT_ONCE = 8192  # points
 _TRAITS = ("gap_um", "height_um", "folds", "layer_um", "pitch_um", "basal", "filled", "holes", "clear", "mucin")
 
 
@@ -113,24 +114,33 @@ def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarra
     place = np.stack([x + rough * warp[0], y + rough * warp[1]], -1).reshape(-1, 2)
     near = min(6, len(table))
     order = cKDTree(table[["x_um", "y_um"]]).query(place, k=near)[1].reshape(-1, near)
-    seeds = table[["x_um", "y_um", "radius_um", "stretch", "angle"]].to_numpy(np.float32)[order]  # (pixels, near, 5)
+    names = ["x_um", "y_um", "radius_um", "stretch", "angle", *(f"{n}{m}" for m in range(2, 6) for n in ("wave", "turn"))]
+    traits = table[names].to_numpy(np.float32)
+    index, edge = np.empty(len(place), np.intp), np.empty(len(place), np.float32)
+    for start in range(0, len(place), _AT_ONCE):  # what fits a cache is done at once
+        part = slice(start, start + _AT_ONCE)
+        index[part], edge[part] = _nearest_bubble(place[part], order[part], traits, table.gap_um.to_numpy(np.float32))
+    return index.reshape(shape).astype(np.int32), edge.reshape(shape)
+
+
+def _nearest_bubble(place: np.ndarray, order: np.ndarray, traits: np.ndarray, gap_um: np.ndarray) -> tuple:
+    """Of points (n, 2): which of the bubbles `order` (n, near) is nearest, and the signed distance inside it (um)."""
+    seeds = traits[order]  # (n, near, 5 + 4 x (wave, turn))
     dx, dy = place[:, None, 0] - seeds[..., 0], place[:, None, 1] - seeds[..., 1]
     cos, sin, stretch = np.cos(seeds[..., 4]), np.sin(seeds[..., 4]), np.sqrt(seeds[..., 3])
     u, v = (cos * dx + sin * dy) / stretch, (cos * dy - sin * dx) * stretch
     theta = np.arctan2(v, u)
     radius = seeds[..., 2].copy()
     for m in range(2, 6):
-        wave = table[[f"wave{m}", f"turn{m}"]].to_numpy(np.float32)[order]
-        radius *= 1 + wave[..., 0] * np.cos(m * theta + wave[..., 1])
+        wave, turn = seeds[..., 2 * m + 1], seeds[..., 2 * m + 2]
+        radius *= 1 + wave * np.cos(m * theta + turn)
     outside = np.hypot(u, v) - radius
-    rank = np.argpartition(outside, min(1, near - 1), axis=1)[:, :2]
+    rank = np.argpartition(outside, min(1, order.shape[1] - 1), axis=1)[:, :2]
     two = np.take_along_axis(outside, rank, 1)
     first = two.argmin(1)
     best = two.min(1)
     index = np.take_along_axis(np.take_along_axis(order, rank, 1), first[:, None], 1)[:, 0]
-    gap = table.gap_um.to_numpy(np.float32)[index]
-    edge = np.minimum(-best, 0.5 * (two.max(1) - best - gap))
-    return index.reshape(shape).astype(np.int32), edge.reshape(shape).astype(np.float32)
+    return index, np.minimum(-best, 0.5 * (two.max(1) - best - gap_um[index]))
 
 
 def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray, depth: np.ndarray) -> tuple:
