@@ -19,6 +19,7 @@ from stpath_core.tissue.fields import keep_apart, lattice, nearest, smooth_noise
 from stpath_core.tissue.organs import CAPILLARY, VESSEL, Organ, Structure
 
 GRID_UM = 2.0
+TERRITORY_UM = 95.0  # scale of the map of regions
 KINDS = ("gland", "solid", "alveolus", "fat", "vessel", "glomerulus")
 _PAD_UM = 120.0
 _AT_ONCE = 8192  # points
@@ -38,10 +39,12 @@ class Layout:
     structures: pd.DataFrame  # one row per structure: recipe, kind, region, place, size, wall
 
 
-def lay_out(rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, float]) -> Layout:
+def lay_out(
+    rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, float], territory_um: float = TERRITORY_UM
+) -> Layout:
     """Draw one section of an organ."""
     shape = tuple(int(np.ceil(s / GRID_UM)) for s in size_um[::-1])
-    territory = _territories(rng, plan, shape)
+    territory = _territories(rng, plan, shape, territory_um)
     structures = _strew(rng, plan, territory, size_um)
     structure, edge = _bubbles(rng, structures, territory, shape)
     slope = np.hypot(*np.gradient(edge)) / GRID_UM
@@ -58,12 +61,12 @@ def _muscle(rng: np.random.Generator, plan: Organ, territory: np.ndarray) -> np.
     return np.where(share > 0, bundles, -1).astype(np.float32)
 
 
-def _territories(rng: np.random.Generator, plan: Organ, shape: tuple[int, int]) -> np.ndarray:
+def _territories(rng: np.random.Generator, plan: Organ, shape: tuple[int, int], territory_um: float) -> np.ndarray:
     """Region codes: the compartment whose noise is highest, with heights set so that every one gets its share."""
-    names = list(plan.compartments)
+    names = [name for name, compartment in plan.compartments.items() if compartment.share > 0]
     share = np.array([plan.compartments[name].share for name in names])
     share = share / share.sum()
-    scale = min(95.0 / GRID_UM, 0.2 * min(shape))
+    scale = min(territory_um / GRID_UM, 0.2 * min(shape))
     noise = np.stack([smooth_noise(rng, shape, scale_px=scale) for _ in names])  # (compartments, gh, gw)
     few = noise[:, ::5, ::5].reshape(len(names), -1)
     height = np.zeros(len(names), np.float32)
