@@ -26,9 +26,7 @@ class Patient:
     vacuoles: float  # 0 to 1.5: how often the cytoplasm is punched by small vacuoles
 
 
-def patient_traits(
-    organ: str, patient: int, *, mixture: Mix | None = None, composition: float = 1.0
-) -> Patient:
+def patient_traits(organ: str, patient: int, *, mixture: Mix | None = None, composition: float = 1.0) -> Patient:
     """The traits of patient number `patient` (0, 1, 2, ...), the same for every section and every tissue seed.
 
     mixture : region -> share of the section's area; replaces the patient's own for the regions named.

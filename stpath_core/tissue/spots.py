@@ -26,7 +26,7 @@ from stpath_core.tissue.mixtures import label_of
 from stpath_core.tissue.molecules import draw_counts, sum_molecules
 
 SPOT_UM, PITCH_UM = 100.0, 112.0
-MEDIAN_COUNTS = 2000.0  # of a section of middling depth: HER2ST's on as many genes (geometric mean of 8 section medians)
+MEDIAN_COUNTS = 2000.0  # of a section of middling depth; HER2ST's, on as many genes, have a geometric mean of 1,990
 UNDETERMINED = "undetermined"
 
 

@@ -95,7 +95,7 @@ def _strew(rng: np.random.Generator, plan: Organ, territory: np.ndarray, size_um
 def _seeds(rng: np.random.Generator, recipe: Structure, xy: np.ndarray, region: str) -> pd.DataFrame:
     n = len(xy)
     spread = rng.standard_normal((2, n))
-    table = pd.DataFrame({"x_um": xy[:, 0], "y_um": xy[:, 1], "kind": recipe.kind, "region": region})
+    table = {"x_um": xy[:, 0], "y_um": xy[:, 1], "kind": recipe.kind, "region": region}
     table["recipe"] = np.full(n, recipe, object)
     table["radius_um"] = recipe.radius_um * np.exp(recipe.radius_sd * spread[0])
     table["stretch"] = recipe.stretch ** (1 + 0.6 * spread[1]).clip(0, 2.5)
@@ -103,9 +103,7 @@ def _seeds(rng: np.random.Generator, recipe: Structure, xy: np.ndarray, region: 
     for m in range(2, 6):
         table[f"wave{m}"] = recipe.wobble * rng.normal(0, 1.6 / m, n)
         table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
-    for trait in _TRAITS:
-        table[trait] = float(getattr(recipe, trait))
-    return table
+    return pd.DataFrame(table | {trait: float(getattr(recipe, trait)) for trait in _TRAITS})
 
 
 def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarray, shape: tuple[int, int]) -> tuple:
@@ -117,8 +115,8 @@ def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarra
     place = np.stack([x + rough * warp[0], y + rough * warp[1]], -1).reshape(-1, 2)
     near = min(6, len(table))
     order = cKDTree(table[["x_um", "y_um"]]).query(place, k=near)[1].reshape(-1, near)
-    names = ["x_um", "y_um", "radius_um", "stretch", "angle", *(f"{n}{m}" for m in range(2, 6) for n in ("wave", "turn"))]
-    traits = table[names].to_numpy(np.float32)
+    waves = [f"{name}{m}" for m in range(2, 6) for name in ("wave", "turn")]
+    traits = table[["x_um", "y_um", "radius_um", "stretch", "angle", *waves]].to_numpy(np.float32)
     index, edge = np.empty(len(place), np.intp), np.empty(len(place), np.float32)
     for start in range(0, len(place), _AT_ONCE):  # what fits a cache is done at once
         part = slice(start, start + _AT_ONCE)
