@@ -7,6 +7,7 @@ of `LIMITS` were fixed before any strength was. No method of ours is run here: P
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ TOP_GENES = 2000  # genes of highest total count that real data are measured on:
 PANEL = 250  # genes of highest total count, for the halves
 COMPONENTS = 30
 NEIGHBOURS = 30
+MEAN_EDGES = (0.1, 0.3, 1.0, 3.0, 10.0, np.inf)  # counts per spot, of the mean-variance curve
 
 # range at the defaults, and what HER2ST shows (eight annotated sections, one per patient)
 LIMITS = {
@@ -199,20 +201,26 @@ def variance_shares(logged: np.ndarray, patient: np.ndarray, label: np.ndarray) 
     return float(1 - inside / total), float(classes[0] / max(classes[1], 1e-12))
 
 
-def overdispersion(counts: np.ndarray, section: np.ndarray, *, above: float = 0.5) -> float:
+def overdispersion(counts: np.ndarray, section: np.ndarray, *, above: float = 0.5, below: float = np.inf) -> float:
     """phi of variance = mean + phi mean^2, the mean being a gene's share times the spot's total.
 
-    By moments, sum((x - m)^2 - m) / sum(m^2) over a section's spots; median over genes of mean above `above`, mean
-    over sections.
+    By moments, sum((x - m)^2 - m) / sum(m^2) over a section's spots; median over genes of a mean between `above` and
+    `below`, mean over sections.
     """
     values = []
     for name in np.unique(section):
         own = np.asarray(counts)[section == name].astype(np.float64)
-        own = own[:, own.mean(0) > above]
         mean = own.sum(1, keepdims=True) * (own.sum(0) / max(own.sum(), 1))
+        chosen = (own.mean(0) > above) & (own.mean(0) <= below)
+        own, mean = own[:, chosen], mean[:, chosen]
         extra = ((own - mean) ** 2 - mean).sum(0) / np.maximum((mean**2).sum(0), 1e-12)
-        values.append(np.median(extra) if own.shape[1] else 0.0)
+        values.append(np.median(extra) if chosen.any() else 0.0)
     return float(np.mean(values))
+
+
+def mean_variance(counts: np.ndarray, section: np.ndarray) -> list[float]:
+    """The mean-variance curve: phi of the genes whose mean lies between one of MEAN_EDGES and the next."""
+    return [overdispersion(counts, section, above=low, below=high) for low, high in pairwise(MEAN_EDGES)]
 
 
 def neighbours_alike(spots: Spots) -> float:

@@ -148,7 +148,7 @@ def annotate(
     """
     words = np.array([label_of(region, arch.organ) if region != "background" else "" for region in REGIONS], object)
     rng = np.random.default_rng([seed, 603])
-    shift = effects.label_border_um * smooth_fields(xy_um, 2, rng)  # (S, 2)
+    shift = effects.label_border_um * smooth_fields(xy_um / 2, 2, rng)  # (S, 2), smooth over 240 um and more
     drawn = region_share(arch, xy_um + shift, spot_um=spot_um) if effects.label_border_um else shares
     label = words[drawn.argmax(1)]
     doubt = 1 - drawn.max(1) + 0.1 * rng.random(len(xy_um))
