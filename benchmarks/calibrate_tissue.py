@@ -18,7 +18,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from stpath_core.tissue.architecture import grow
-from stpath_core.tissue.calibration import CARD, measure_tile, spread, stain_vectors, strengths
+from stpath_core.tissue.calibration import CARD, load_card, measure_tile, spread, stain_vectors, strengths
 from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.histology import instance_mask, render
 
@@ -78,7 +78,7 @@ def main() -> int:
               f"   virtual {ours['min']:9.3f} {ours['median']:9.3f} {ours['max']:9.3f}")  # fmt: skip
     print(json.dumps(card["stain_vectors"], indent=1))
     if options.write:
-        CARD.write_text(json.dumps(card, indent=1) + "\n")
+        CARD.write_text(json.dumps(load_card() | card, indent=1) + "\n")  # the assays' section stays
         print(f"wrote {CARD}")
     return 0
 

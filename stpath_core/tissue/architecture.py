@@ -14,7 +14,7 @@ from stpath_core.tissue.nuclei import cell_outlines, outlines
 from stpath_core.tissue.organs import ORGAN_PLANS, Mix
 from stpath_core.tissue.patients import Patient, patient_traits
 from stpath_core.tissue.populate import populate
-from stpath_core.tissue.structures import GRID_UM, Layout, lay_out
+from stpath_core.tissue.structures import GRID_UM, TERRITORY_UM, Layout, lay_out
 
 _CELL_REACH = np.array([CELL_TYPES[name].cytoplasm.radius_um for name in FINE_TYPES], np.float32)
 _SUPER = np.array([SUPER_INDEX[name] for name in FINE_TYPES])
@@ -39,12 +39,15 @@ class Architecture:
 
 
 def grow(
-    organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 0, mixture: Mix | None = None
-) -> Architecture:
+    organ: str, *, size_um: tuple[float, float], seed: int, patient: int = 0, mixture: Mix | None = None,
+    territory_um: float = TERRITORY_UM, composition: float = 1.0,
+) -> Architecture:  # fmt: skip
     """Grow one section.
 
     size_um : (width, height), at least 100 um each. patient : sections of one patient share its traits.
-    mixture : region -> share of the area, for those regions that should not follow the patient.
+    mixture : region -> share of the area, for those regions that should not follow the patient; 0: none of it.
+    territory_um : scale of the map of regions. composition : how far patients differ in what their regions hold, as a
+    multiple (0: not at all).
 
     >>> grow("colon", size_um=(300, 200), seed=0).nuclei_um.shape[1:]
     (32, 2)
@@ -56,9 +59,9 @@ def grow(
         msg = f"size_um={tuple(size_um)} is too small for a section; give at least (100, 100) micrometres"
         raise InputError(msg)
     size_um = (float(size_um[0]), float(size_um[1]))
-    traits = patient_traits(organ, patient, mixture=mixture)
+    traits = patient_traits(organ, patient, mixture=mixture, composition=composition)
     rng = np.random.default_rng([ORGANS.index(organ), patient, seed, 12])
-    layout = lay_out(rng, traits.plan, size_um=size_um)
+    layout = lay_out(rng, traits.plan, size_um=size_um, territory_um=territory_um)
     cells, code = populate(rng, traits, layout, size_um=size_um)
     nuclei_um = outlines(cells)
     inward = np.maximum(-nuclei_um.min(1), 0) - np.maximum(nuclei_um.max(1) - np.array(size_um, np.float32), 0)

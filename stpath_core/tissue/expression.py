@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MEDIAN_COUNTS = 62  # per cell on the panel; with what leaks in the assay then counts 64, as a real MERFISH section
 
 # molecules per cell relative to a fibroblast: big and cycling cells hold more, granulocytes and fat little
-_CONTENT = {
+CONTENT = {
     "carcinoma_invasive": 1.8, "carcinoma_in_situ": 1.7, "carcinoma_cycling": 2.3, "plasma": 1.6, "macrophage": 1.3,
     "luminal_epithelial": 1.4, "colonocyte": 1.4, "tubule_epithelial": 1.3, "alveolar_type2": 1.2,
     "t_cd4": 0.75, "t_cd8": 0.75, "b_cell": 0.8, "neutrophil": 0.5, "mast": 0.9, "adipocyte": 0.5, "pericyte": 0.8,
@@ -66,7 +66,7 @@ def cell_means(arch: Architecture, *, effects: Effects, seed: int) -> np.ndarray
     activity = np.zeros(own.shape)
     activity += effects.cell_variation * own * rng.normal(size=own.shape)
     hidden = own * 0.5 + np.isin(names, world.STATES_HIDDEN)
-    activity += effects.niche_hidden * hidden * _smooth_fields(xy_um, len(names), rng)
+    activity += effects.niche_hidden * hidden * smooth_fields(xy_um, len(names), rng)
     if effects.niche_visible:
         columns = [names.index(name) for name in world.STATES_VISIBLE]
         activity[:, columns] += effects.niche_visible * _visible_niche(xy_um, code)
@@ -108,7 +108,7 @@ def counts(
     factor, added = patient_batch(arch.organ, arch.patient, effects=effects)
     scale = (factor * world.sensitivity(effects.gene_sensitivity))[index].astype(np.float32)
     seen = means[:, index] * scale
-    size = np.array([_CONTENT.get(name, 1.0) for name in FINE_TYPES])[_types(arch)]
+    size = np.array([CONTENT.get(name, 1.0) for name in FINE_TYPES])[_types(arch)]
     depth = size * np.exp(effects.depth_variation * rng.normal(size=len(means)))
     level = seen.sum(1).mean()
     ambient = seen.mean(0)
@@ -144,7 +144,7 @@ def _type_activity(organ: str | None) -> np.ndarray:
     return world.CONTRAST * out
 
 
-def _smooth_fields(xy_um: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def smooth_fields(xy_um: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """`n` smooth fields of mean 0 and SD about 1, sums of eight plane waves, at the cells: (N, n)."""
     waves = 2 * np.pi / np.exp(rng.uniform(*np.log(_WAVELENGTH_UM), (n, 8)))
     angle, phase = rng.uniform(0, 2 * np.pi, (2, n, 8))

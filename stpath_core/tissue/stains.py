@@ -23,10 +23,15 @@ class Stain:
     noise: float = 2.2  # grey levels
 
 
+def stain_draw(organ: str, patient: int) -> np.ndarray:
+    """(11,) standard normal draws, cut at 1.8, that make a patient's stain; the first four are its colours."""
+    rng = np.random.default_rng([ORGANS.index(organ), patient, 31])
+    return rng.standard_normal(11).clip(-1.8, 1.8)
+
+
 def patient_stain(organ: str, patient: int, *, variation: float = 1.0) -> Stain:
     """The stain of one patient; `variation` scales how far patients differ (0: everyone gets the mean stain)."""
-    rng = np.random.default_rng([ORGANS.index(organ), patient, 31])
-    z = rng.standard_normal(11).clip(-1.8, 1.8) * variation
+    z = stain_draw(organ, patient) * variation
     mean = Stain()
     hematoxylin = np.array(mean.hematoxylin) + z[0] * np.array([0.045, -0.025, -0.02])
     eosin = np.array(mean.eosin) + z[1] * np.array([0.085, -0.015, -0.04])

@@ -19,8 +19,10 @@ from stpath_core.tissue.fields import keep_apart, lattice, nearest, smooth_noise
 from stpath_core.tissue.organs import CAPILLARY, VESSEL, Organ, Structure
 
 GRID_UM = 2.0
+TERRITORY_UM = 95.0  # scale of the map of regions
 KINDS = ("gland", "solid", "alveolus", "fat", "vessel", "glomerulus")
 _PAD_UM = 120.0
+_AT_ONCE = 8192  # points
 _TRAITS = ("gap_um", "height_um", "folds", "layer_um", "pitch_um", "basal", "filled", "holes", "clear", "mucin")
 
 
@@ -37,10 +39,12 @@ class Layout:
     structures: pd.DataFrame  # one row per structure: recipe, kind, region, place, size, wall
 
 
-def lay_out(rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, float]) -> Layout:
+def lay_out(
+    rng: np.random.Generator, plan: Organ, *, size_um: tuple[float, float], territory_um: float = TERRITORY_UM
+) -> Layout:
     """Draw one section of an organ."""
     shape = tuple(int(np.ceil(s / GRID_UM)) for s in size_um[::-1])
-    territory = _territories(rng, plan, shape)
+    territory = _territories(rng, plan, shape, territory_um)
     structures = _strew(rng, plan, territory, size_um)
     structure, edge = _bubbles(rng, structures, territory, shape)
     slope = np.hypot(*np.gradient(edge)) / GRID_UM
@@ -57,12 +61,12 @@ def _muscle(rng: np.random.Generator, plan: Organ, territory: np.ndarray) -> np.
     return np.where(share > 0, bundles, -1).astype(np.float32)
 
 
-def _territories(rng: np.random.Generator, plan: Organ, shape: tuple[int, int]) -> np.ndarray:
+def _territories(rng: np.random.Generator, plan: Organ, shape: tuple[int, int], territory_um: float) -> np.ndarray:
     """Region codes: the compartment whose noise is highest, with heights set so that every one gets its share."""
-    names = list(plan.compartments)
+    names = [name for name, compartment in plan.compartments.items() if compartment.share > 0]
     share = np.array([plan.compartments[name].share for name in names])
     share = share / share.sum()
-    scale = min(95.0 / GRID_UM, 0.2 * min(shape))
+    scale = min(territory_um / GRID_UM, 0.2 * min(shape))
     noise = np.stack([smooth_noise(rng, shape, scale_px=scale) for _ in names])  # (compartments, gh, gw)
     few = noise[:, ::5, ::5].reshape(len(names), -1)
     height = np.zeros(len(names), np.float32)
@@ -91,7 +95,7 @@ def _strew(rng: np.random.Generator, plan: Organ, territory: np.ndarray, size_um
 def _seeds(rng: np.random.Generator, recipe: Structure, xy: np.ndarray, region: str) -> pd.DataFrame:
     n = len(xy)
     spread = rng.standard_normal((2, n))
-    table = pd.DataFrame({"x_um": xy[:, 0], "y_um": xy[:, 1], "kind": recipe.kind, "region": region})
+    table = {"x_um": xy[:, 0], "y_um": xy[:, 1], "kind": recipe.kind, "region": region}
     table["recipe"] = np.full(n, recipe, object)
     table["radius_um"] = recipe.radius_um * np.exp(recipe.radius_sd * spread[0])
     table["stretch"] = recipe.stretch ** (1 + 0.6 * spread[1]).clip(0, 2.5)
@@ -99,9 +103,7 @@ def _seeds(rng: np.random.Generator, recipe: Structure, xy: np.ndarray, region: 
     for m in range(2, 6):
         table[f"wave{m}"] = recipe.wobble * rng.normal(0, 1.6 / m, n)
         table[f"turn{m}"] = rng.uniform(0, 2 * np.pi, n)
-    for trait in _TRAITS:
-        table[trait] = float(getattr(recipe, trait))
-    return table
+    return pd.DataFrame(table | {trait: float(getattr(recipe, trait)) for trait in _TRAITS})
 
 
 def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarray, shape: tuple[int, int]) -> tuple:
@@ -113,24 +115,33 @@ def _bubbles(rng: np.random.Generator, table: pd.DataFrame, territory: np.ndarra
     place = np.stack([x + rough * warp[0], y + rough * warp[1]], -1).reshape(-1, 2)
     near = min(6, len(table))
     order = cKDTree(table[["x_um", "y_um"]]).query(place, k=near)[1].reshape(-1, near)
-    seeds = table[["x_um", "y_um", "radius_um", "stretch", "angle"]].to_numpy(np.float32)[order]  # (pixels, near, 5)
+    waves = [f"{name}{m}" for m in range(2, 6) for name in ("wave", "turn")]
+    traits = table[["x_um", "y_um", "radius_um", "stretch", "angle", *waves]].to_numpy(np.float32)
+    index, edge = np.empty(len(place), np.intp), np.empty(len(place), np.float32)
+    for start in range(0, len(place), _AT_ONCE):  # what fits a cache is done at once
+        part = slice(start, start + _AT_ONCE)
+        index[part], edge[part] = _nearest_bubble(place[part], order[part], traits, table.gap_um.to_numpy(np.float32))
+    return index.reshape(shape).astype(np.int32), edge.reshape(shape)
+
+
+def _nearest_bubble(place: np.ndarray, order: np.ndarray, traits: np.ndarray, gap_um: np.ndarray) -> tuple:
+    """Of points (n, 2): which of the bubbles `order` (n, near) is nearest, and the signed distance inside it (um)."""
+    seeds = traits[order]  # (n, near, 5 + 4 x (wave, turn))
     dx, dy = place[:, None, 0] - seeds[..., 0], place[:, None, 1] - seeds[..., 1]
     cos, sin, stretch = np.cos(seeds[..., 4]), np.sin(seeds[..., 4]), np.sqrt(seeds[..., 3])
     u, v = (cos * dx + sin * dy) / stretch, (cos * dy - sin * dx) * stretch
     theta = np.arctan2(v, u)
     radius = seeds[..., 2].copy()
     for m in range(2, 6):
-        wave = table[[f"wave{m}", f"turn{m}"]].to_numpy(np.float32)[order]
-        radius *= 1 + wave[..., 0] * np.cos(m * theta + wave[..., 1])
+        wave, turn = seeds[..., 2 * m + 1], seeds[..., 2 * m + 2]
+        radius *= 1 + wave * np.cos(m * theta + turn)
     outside = np.hypot(u, v) - radius
-    rank = np.argpartition(outside, min(1, near - 1), axis=1)[:, :2]
+    rank = np.argpartition(outside, min(1, order.shape[1] - 1), axis=1)[:, :2]
     two = np.take_along_axis(outside, rank, 1)
     first = two.argmin(1)
     best = two.min(1)
     index = np.take_along_axis(np.take_along_axis(order, rank, 1), first[:, None], 1)[:, 0]
-    gap = table.gap_um.to_numpy(np.float32)[index]
-    edge = np.minimum(-best, 0.5 * (two.max(1) - best - gap))
-    return index.reshape(shape).astype(np.int32), edge.reshape(shape).astype(np.float32)
+    return index, np.minimum(-best, 0.5 * (two.max(1) - best - gap_um[index]))
 
 
 def _lumens(rng: np.random.Generator, table: pd.DataFrame, structure: np.ndarray, depth: np.ndarray) -> tuple:

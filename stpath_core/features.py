@@ -1,0 +1,153 @@
+"""Features of H&E tiles that need no network: about a hundred statistics of stain and texture.
+
+Cheap, deterministic and the same on every machine; the default where no pretrained encoder is at hand. They know
+nothing of nuclei or glands and are not invariant to stain: what a batch does to a stain, it does to them.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from scipy import fft
+from scipy import ndimage as ndi
+
+from stpath_core.errors import InputError
+from stpath_core.tissue.calibration import STAIN_AXES, optical_density
+
+CHANNELS = ("hematoxylin", "eosin", "density")
+_QUANTILES = (5, 25, 50, 75, 95)
+_SCALES_UM = (0.75, 1.5, 3.0, 6.0, 12.0)  # SD of the windows whose differences are the bands
+_LAGS_UM = (1.0, 2.0, 4.0, 8.0, 16.0)
+_WAVES = 12  # rings of the power spectrum, between 2 um and 64 um of wavelength
+_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of hematoxylin
+_GLASS = (0.04, 0.08)  # optical density below which a pixel is bare glass
+_CELLS = 4  # the tile is cut in 4 x 4 for what varies across it
+_AT_ONCE = 16  # tiles
+
+
+def tile_features(tiles: np.ndarray, *, mpp: float) -> np.ndarray:
+    """Statistics of H&E tiles: (N, H, W, 3) uint8 at `mpp` um per pixel -> (N, F) float32, see `feature_names`.
+
+    Of hematoxylin, eosin (Ruifrok and Johnston 2001, fixed axes) and total density: moments and quantiles; energy and
+    correlation in five bands of scale; power by wavelength; autocorrelation by distance; direction; unevenness over
+    the tile; share of nuclei-dark and of bare pixels. Lengths are in um, so that mpp may differ between data sets.
+
+    Examples
+    --------
+    >>> tile_features(np.full((2, 64, 64, 3), 230, np.uint8), mpp=1.0).shape
+    (2, 96)
+    """
+    tiles = np.asarray(tiles)
+    if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8 or min(tiles.shape[1:3]) < 32:
+        message = f"tiles have shape {tiles.shape} and type {tiles.dtype}; expected (N, H, W, 3) uint8 of 32 px or more"
+        raise InputError(message)
+    if not 0.1 <= mpp <= 4:
+        message = f"mpp={mpp}; give micrometres per pixel between 0.1 and 4"
+        raise InputError(message)
+    parts = [_features(tiles[i : i + _AT_ONCE], mpp) for i in range(0, len(tiles), _AT_ONCE)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(feature_names())), np.float32)
+
+
+def feature_names() -> list[str]:
+    """What each column of `tile_features` is."""
+    two = CHANNELS[:2]
+    names = [f"{c} {what}" for c in CHANNELS for what in ("mean", "SD", "skew", *(f"q{q}" for q in _QUANTILES))]
+    names += [f"{c} band {s:g} um" for c in two for s in _SCALES_UM]
+    names += [f"correlation of stains, band {s:g} um" for s in _SCALES_UM]
+    names += [f"{c} wave {i}" for c in two for i in range(_WAVES)]
+    names += [f"{c} autocorrelation {lag:g} um" for c in two for lag in _LAGS_UM]
+    names += [f"{c} {what}" for c in two for what in ("gradient", "coherence")]
+    names += [f"{c} {what}" for c in two for what in ("cells SD", "cells min", "cells q25", "cells q75", "cells max")]
+    names += [f"hematoxylin above {level}" for level in _LEVELS] + [f"density below {level}" for level in _GLASS]
+    return [*names, "dark spots"]
+
+
+def _features(tiles: np.ndarray, mpp: float) -> np.ndarray:
+    od = optical_density(tiles)  # (n, h, w, 3)
+    amounts = od @ np.linalg.inv(STAIN_AXES / np.linalg.norm(STAIN_AXES, axis=1, keepdims=True)).astype(np.float32)
+    h, e, density = amounts[..., 0], amounts[..., 1], od.mean(-1)
+    blurred = [[x, *(_blur(x, s / mpp) for s in _SCALES_UM)] for x in (h, e)]
+    bands = [[fine - coarse for fine, coarse in pairwise(levels)] for levels in blurred]
+    columns = [c for x in (h, e, density) for c in _moments(x)]
+    columns += [band.std((1, 2)) for channel in bands for band in channel]
+    columns += [_correlation(a, b) for a, b in zip(*bands, strict=True)]
+    for x in (h, e):
+        columns += _spectrum(x, mpp)
+    columns += [c for x in (h, e) for c in _autocorrelation(x, mpp)]
+    columns += [c for levels in blurred for c in _direction(levels[1])]
+    columns += [c for x in (h, e) for c in _unevenness(x)]
+    columns += [(h > level).mean((1, 2)) for level in _LEVELS] + [(density < level).mean((1, 2)) for level in _GLASS]
+    columns.append(_dark_spots(blurred[0], mpp))
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _blur(x: np.ndarray, sd_px: float) -> np.ndarray:
+    """Mean over a square window of the given standard deviation: its cost does not grow with its size."""
+    size = max(2 * round((12**0.5 * sd_px - 1) / 2) + 1, 3)
+    return ndi.uniform_filter(x, (0, size, size), mode="reflect")
+
+
+def _moments(x: np.ndarray) -> list[np.ndarray]:
+    """Mean, SD, skew and quantiles per tile; quantiles from every fourth pixel."""
+    mean, sd = x.mean((1, 2)), x.std((1, 2))
+    centred = x - mean[:, None, None]
+    skew = (centred * centred * centred).mean((1, 2)) / np.maximum(sd, 1e-3) ** 3
+    quantiles = np.percentile(x[:, ::2, ::2].reshape(len(x), -1), _QUANTILES, axis=1)
+    return [mean, sd, skew, *quantiles]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson per tile; 0 where one of them is flat."""
+    return (a * b).mean((1, 2)) / np.maximum(a.std((1, 2)) * b.std((1, 2)), 1e-6)
+
+
+def _spectrum(x: np.ndarray, mpp: float) -> list[np.ndarray]:
+    """log10 power in rings of equal width in log wavelength; rings that the tile cannot hold are 0."""
+    height, width = x.shape[1:]
+    power = np.abs(fft.rfft2(x - x.mean((1, 2), keepdims=True))) ** 2 / (height * width)
+    frequency = np.hypot(fft.fftfreq(height, mpp)[:, None], fft.rfftfreq(width, mpp)[None])
+    edges = np.geomspace(1 / 64, 1 / 2, _WAVES + 1)
+    ring = np.digitize(frequency.ravel(), edges) - 1
+    ring[(ring < 0) | (ring >= _WAVES)] = _WAVES
+    n = np.bincount(ring, minlength=_WAVES + 1)[:_WAVES]
+    each = [np.bincount(ring, weights=p.ravel(), minlength=_WAVES + 1)[:_WAVES] for p in power]
+    return list(np.where(n > 0, np.log10(np.stack(each) / np.maximum(n, 1) + 1e-4), 0).T)
+
+
+def _autocorrelation(x: np.ndarray, mpp: float) -> list[np.ndarray]:
+    """Correlation of a tile with itself moved along rows and along columns, mean of the two."""
+    out = []
+    for lag_um in _LAGS_UM:
+        lag = max(1, round(lag_um / mpp))
+        both = _correlation(*_centred(x[:, lag:], x[:, :-lag])), _correlation(*_centred(x[..., lag:], x[..., :-lag]))
+        out.append(0.5 * (both[0] + both[1]))
+    return out
+
+
+def _centred(*parts: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(part - part.mean((1, 2), keepdims=True) for part in parts)
+
+
+def _direction(x: np.ndarray) -> list[np.ndarray]:
+    """Mean gradient, and how far the tile's gradients share a direction: 0 none, 1 all (structure tensor)."""
+    gy, gx = np.gradient(x, axis=(1, 2))
+    a, b, c = ((p * q).mean((1, 2)) for p, q in ((gx, gx), (gy, gy), (gx, gy)))
+    return [np.hypot(gx, gy).mean((1, 2)), np.hypot(a - b, 2 * c) / np.maximum(a + b, 1e-9)]
+
+
+def _unevenness(x: np.ndarray) -> list[np.ndarray]:
+    """Means over 4 x 4 cells of the tile: their SD, smallest, quartiles, largest."""
+    n, height, width = x.shape
+    rows, columns = height // _CELLS, width // _CELLS
+    cut = x[:, : rows * _CELLS, : columns * _CELLS].reshape(n, _CELLS, rows, _CELLS, columns)
+    means = np.sort(cut.mean((2, 4)).reshape(n, -1), axis=1)
+    return [means.std(1), means[:, 0], *np.percentile(means, (25, 75), axis=1), means[:, -1]]
+
+
+def _dark_spots(blurred: list[np.ndarray], mpp: float) -> np.ndarray:
+    """Spots of hematoxylin the size of a nucleus, per 1,000 um^2: maxima of the band between 1.5 and 6 um."""
+    band = blurred[2] - blurred[4]
+    size = max(3, 2 * round(2.5 / mpp) + 1)
+    peaks = (band == ndi.maximum_filter(band, (1, size, size))) & (band > 0.05)
+    return 1e3 * peaks.sum((1, 2)) / (band.shape[1] * band.shape[2] * mpp**2)
