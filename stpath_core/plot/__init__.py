@@ -1,5 +1,6 @@
 """Figures: one colour per cell class everywhere, a scalebar on every image, Axes returned and never shown."""
 
+from stpath_core.plot.assays import TISSUE_COLOURS, embedding, share_bars, spot_map, tissue_colour
 from stpath_core.plot.charts import bars, cell_map, confusion, reliability, training_curves
 from stpath_core.plot.images import compare, contact_sheet, gallery, overlay, probability_map, training_tiles
 from stpath_core.plot.style import (
@@ -15,11 +16,13 @@ from stpath_core.plot.style import (
 __all__ = [
     "COLOURS",
     "METHOD_COLOURS",
+    "TISSUE_COLOURS",
     "bars",
     "cell_map",
     "compare",
     "confusion",
     "contact_sheet",
+    "embedding",
     "fine_colours",
     "gallery",
     "jpeg_in_notebooks",
@@ -28,6 +31,9 @@ __all__ = [
     "probability_map",
     "reliability",
     "scalebar",
+    "share_bars",
+    "spot_map",
+    "tissue_colour",
     "training_curves",
     "training_tiles",
     "type_names",
