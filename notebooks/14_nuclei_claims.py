@@ -117,8 +117,8 @@ report("part1.labels.over_recipe", *against["recipe"][:3])
 # Merged labels teach more than fine ones (the paired interval leaves zero out): the same nuclei, split into twenty
 # classes of which an eye can tell only some, leave fewer examples of each and ask the head for differences that are
 # not in the picture. The recipe loses most: its clusters are impure, and its errors follow expression, so whole kinds
-# of nuclei are taught wrongly. Abstaining hardly matters *here*: the doubtful nuclei are few, and a linear head averages over them.
-# So the first claim holds on this tissue, by the merging and not by the abstaining.
+# of nuclei are taught wrongly. Abstaining hardly matters *here*: the doubtful nuclei are few, and a linear head
+# averages over them. So the first claim holds on this tissue, by the merging and not by the abstaining.
 #
 # ## What does a wrong label cost, and can it be bought back?
 # *Predict:* replace a fifth, then two fifths of the labels by a random other class. Does the head lose a fifth? And
