@@ -6,7 +6,7 @@
 # datasets: [virtual]
 # reads: []
 # writes: [card.csv, effects.csv]
-# time: 85 s (cpu profile, 2 cores)
+# time: 49 s (cpu profile, 2 cores)
 # memory: 0.9 GB
 # ---
 
@@ -195,6 +195,9 @@ costs[columns].round(3)
 # (The cohorts of Parts 2 and 3 come from `tissue.spot_cohort`; here we keep the grown tissue, to measure it often.)
 
 # %% tags=["copy-me"]
+import matplotlib.pyplot as plt
+import numpy as np
+
 from stpath_core.tissue import lessons
 from stpath_core.tissue.broad import broad_genes
 from stpath_core.tissue.histology import render
@@ -217,10 +220,13 @@ plot.spot_map(xy, np.log1p(spots.counts.toarray()[:, at["KRT8"]]), ax=axes[3], t
 run.figure("spots", fig)
 
 # %% [markdown]
-# ### Who holds how much of what
+# ### Who holds how much of what, and who says so
 # No two patients hold the same tissue. Three effects decide it: how far shares spread (`composition`), how often a
 # class is absent altogether (`absent`), and whether a patient *is* a class (`confounding`).
 # *Predict:* a classifier is trained on the patients of the last panel and tested on one left out. What does it learn?
+#
+# And annotators err at borders: their line wanders by tens of micrometres, and of the most mixed spots they say nothing
+# (grey).
 
 # %%
 from dataclasses import replace
@@ -238,14 +244,7 @@ for ax, (title, effects) in zip(axes, panels.items(), strict=True):
 axes[-1].legend(bbox_to_anchor=(1.02, 1), frameon=False, fontsize=7)
 run.figure("composition", fig)
 
-# %% [markdown]
-# Patients, and nothing else: class and patient are one. No method can undo that, and no score on such data shows it.
-#
-# ### Annotators err at borders
-# Their line wanders by tens of micrometres, and of the most mixed spots they say nothing (grey).
 
-# %%
-# inputs: run, plot, grown, xy, places, lessons, off
 silent = replace(off, label_border_um=80.0, undetermined=0.18)
 arms = lessons.three_strengths("label_border_um") | {"both, double": silent}
 fig, axes = plt.subplots(1, len(arms), figsize=(11, 2.9), layout="constrained")
@@ -256,9 +255,16 @@ for ax, (title, effects) in zip(axes, arms.items(), strict=True):
 run.figure("annotators", fig)
 
 # %% [markdown]
+# Patients, and nothing else: with confounding 1 class and patient are one. No method can undo that, and no score on
+# such data shows it.
+#
 # ### What printing and sequencing do to a map
 # One row an effect, alone; one gene; the colours of a row share one scale. *Predict:* which rows could a method mend by
 # looking at neighbouring spots, and which could it not?
+#
+# Under them the niches, without noise, as a share of what the cells hold, in logarithm. `CA9` belongs to a programme
+# that follows what the picture shows (the distance from vessels), `FOS` to one that follows a field without a trace in
+# it.
 
 # %%
 # inputs: run, plot, grown, xy, places, at, lessons
@@ -273,16 +279,7 @@ for row, name in zip(axes, rows, strict=True):
         plot.spot_map(xy, value, ax=ax, limits=(0, top), title=f"{name} {getattr(effects, name):g}")
 run.figure("measurement", fig)
 
-# %% [markdown]
-# Diffusion blurs, ambient RNA fills the dark; overdispersion and depth speckle. Dropout at .01 loses one entry in a
-# hundred: the map hardly shows it. It is kept so small because HER2ST's counts leave no room for more.
-#
-# ### Niches, seen and unseen
-# `CA9` belongs to a programme that follows what the picture shows (the distance from vessels), `FOS` to one that
-# follows a field without a trace in it. There is no noise here: this is what the cells hold, as a share, in logarithm.
 
-# %%
-# inputs: run, plot, grown, xy, places, at, lessons
 fig, axes = plt.subplots(2, 3, figsize=(6.6, 4.6), layout="constrained")
 for row, (name, gene) in zip(axes, {"niche_visible": "CA9", "niche_hidden": "FOS"}.items(), strict=True):
     seen = []
@@ -295,6 +292,8 @@ for row, (name, gene) in zip(axes, {"niche_visible": "CA9", "niche_hidden": "FOS
 run.figure("niches", fig)
 
 # %% [markdown]
+# Diffusion blurs, ambient RNA fills the dark; overdispersion and depth speckle. Dropout at .01 loses one entry in a
+# hundred: the map hardly shows it. It is kept so small because HER2ST's counts leave no room for more.
 # With its niche off a gene still varies, because the *types* under the spots do; that part a composition explains.
 #
 # ### The batch
@@ -303,9 +302,16 @@ run.figure("niches", fig)
 # five effects together off, at their default, doubled. The number is the share of a spot's 30 nearest neighbours that
 # belong to somebody else.
 # *Before you look:* by what will the spots cluster at the default, class or patient?
+#
+# The stain has a batch as well. It is drawn apart from that of the expression; `stain_shared` ties the two, and an
+# image model can then "predict" expression by recognising the laboratory. The last figure shows what a linear fit on
+# twenty patients' stains says about the batch factors of twenty others.
 
 # %%
-# inputs: run, plot, grown, xy, places, lessons, default
+from stpath_core.tissue.batch import gene_batch
+from stpath_core.tissue.stains import patient_stain, stain_draw
+
+# inputs: run, plot, grown, sections, xy, places, lessons, default, off
 names = ["expression_batch", "batch_additive", "section_batch", "class_batch", "section_depth"]
 fig, axes = plt.subplots(3, 3, figsize=(8.4, 7.8), layout="constrained")
 for column, (title, effects) in zip(axes.T, lessons.three_strengths(*names, base=default).items(), strict=True):
@@ -321,19 +327,6 @@ axes[0, 0].set_ylabel("by patient")
 axes[1, 0].set_ylabel("by class")
 run.figure("batch", fig)
 
-# %% [markdown]
-# By patient; HER2ST's eight patients fall apart as sharply. Taking the batch out without taking out
-# the biology is what Part 3 is about.
-#
-# The stain has a batch as well. It is drawn apart from that of the expression; `stain_shared` ties the two, and an
-# image model can then "predict" expression by recognising the laboratory. On the right, what a linear fit on twenty
-# patients' stains says about the batch factors of twenty others.
-
-# %%
-from stpath_core.tissue.batch import gene_batch
-from stpath_core.tissue.stains import patient_stain, stain_draw
-
-# inputs: run, plot, sections, seed, off, lessons
 arch = sections["breast"].arch
 looks = {(label, p): render(arch, mpp=0.5, stain=patient_stain("breast", p, variation=v), seed=seed)[:200, :200]
          for label, v in lessons.STRENGTHS.items() for p in (1, 2)}  # fmt: skip
@@ -352,6 +345,9 @@ axes[0].set_ylabel("log batch factor")
 run.figure("stain_shared", fig)
 
 # %% [markdown]
+# By patient; HER2ST's eight fall apart as sharply. Taking the batch out without taking out the biology is what Part 3
+# is about.
+#
 # ## Slides and their bulk
 # A slide is a small piece of somebody new, cut into tiles, with the bulk expression of the very cells that it shows. A
 # tile becomes a row of its slide's bag: 96 numbers of stain and texture, until you put an encoder of your own there.
@@ -359,6 +355,11 @@ run.figure("stain_shared", fig)
 # does. *Predict:* which colours grow from the first panel to the last?
 
 # %% tags=["copy-me"]
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+
 # inputs: run, plot, tissue, seed, people, default
 slides = tissue.slide_cohort(people, seed=seed, keep_tiles=True, effects=replace(default, mrna_content=2.0))
 bulk, double = slides.bulk, slides.bulk.obsm["mrna_share"]
@@ -411,9 +412,15 @@ print("this seed's reference lacks adipocytes and", *tissue.reference(1, **piece
 #
 # ## How far from real?
 # The strengths were set beside real data, then frozen: the tissue must not be bent to make a method win. A card of the
-# five sections, beside a MERFISH section of lung cancer:
+# five sections, beside a MERFISH section of lung cancer.
+# The second table holds the spots and the reference, as benchmarks/calibrate_assays.py measured both sides: HER2ST's
+# eight annotated sections and Wu's tumour on as many genes, the virtual cohorts as means over three seeds. Its first
+# four rows had their ranges fixed before any strength was set.
 
 # %%
+from IPython.display import display
+
+from stpath_core.tissue.calibration import load_card
 from stpath_core.tissue.card import MERFISH, card
 
 cards = pd.DataFrame({organ: card(s.arch, s.measurement) for organ, s in sections.items()})
@@ -424,17 +431,8 @@ expect("tissue.median_counts", mean["median counts"], low=40, high=100, why="a M
 expect("tissue.zero_share", mean["zero share"], low=0.84, high=0.93, why="a MERFISH section has .905 zeros")
 expect("tissue.neighbours_alike", mean["neighbours alike"], low=0.5, high=0.75, why="a MERFISH section has .62")
 expect("tissue.in_wrong_cell", mean["in a wrong cell"], low=0.1, high=0.3, why="set so that typing is as hard as there")
-cards.round(3)
+display(cards.round(3))
 
-# %% [markdown]
-# And the spots and the reference, as benchmarks/calibrate_assays.py measured both sides: HER2ST's eight annotated
-# sections and Wu's tumour on as many genes, the virtual cohorts as means over three seeds. The first four rows had
-# their ranges fixed before any strength was set.
-
-# %%
-from stpath_core.tissue.calibration import load_card
-
-# inputs: expect
 written = load_card()["assays"]
 both = {"HER2ST": pd.Series(written["her2st"]), "virtual spots": pd.Series(written["spots"]).drop("seeds")}
 both |= {"Wu": pd.Series(written["wu"]), "virtual reference": pd.Series(written["reference"])}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,15 @@ def test_written_card_is_of_the_frozen_strengths_and_within_its_limits_over_thre
     assert card["her2st"]["mixing"] < 0.02
     assert card["cells"]["median counts"] == pytest.approx(card["merfish"]["median counts"], rel=0.2)
     assert card["cells"]["neighbours alike"] == pytest.approx(card["merfish"]["neighbours alike"], abs=0.06)
+
+
+@pytest.mark.real
+def test_the_card_holds_what_her2st_shows(real_data):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    from calibrate_assays import her2st
+
+    written = load_card()["assays"]["her2st"]
+    assert spot_card(her2st(real_data / "her2st")) == pytest.approx(written, abs=0.01, rel=0.01)
 
 
 def test_cohort_holds_what_it_says(cohort):

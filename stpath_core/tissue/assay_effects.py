@@ -23,7 +23,7 @@ class AssayEffects(Effects):
     # what spots and bulk share with the cell-level assay, at strengths of their own
     expression_batch: float = 0.5  # SD (natural log) of a gene's factor, per patient
     batch_additive: float = 0.1  # share of molecules that follow a profile of the patient alone
-    section_depth: float = 0.75  # SD (natural log) of a section's median count (HER2ST: 636 to 12,194)
+    section_depth: float = 0.75  # SD (natural log) of a section's median count (HER2ST, all genes: 648 to 12,428)
     overdispersion: float = 0.1  # negative binomial: variance = mean + overdispersion * mean^2
     ambient: float = 0.2  # share of a spot's molecules that follow the mean of the section
     # composition
