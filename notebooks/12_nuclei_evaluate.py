@@ -7,8 +7,8 @@
 # datasets: [virtual, monuseg, nucls, masks]
 # reads: [nuclei.h5 (schema stpath.nuclei/1), checkpoints and splits.json of notebook 11]
 # writes: [predictions.h5 (schema stpath.nuclei/1), images.csv]
-# time: 28 s (cpu profile, 2 cores)
-# memory: 1.7 GB
+# time: 26 s (cpu profile, 2 cores)
+# memory: 1.6 GB
 # ---
 
 # %% [markdown]
