@@ -242,6 +242,11 @@ if test:
 # classical method reaches, and fine-tuning from there for 800 steps came close to 3,000 steps from nothing (.57 against
 # .58 on the four held-out tiles). The tissue's colours and densities were set beside these same tiles, so even that is
 # not blind.
+#
+# Types on real tiles: `-p dataset=nucls` trains on ten small tiles of one slide and tests on five of another. Once
+# (seed 0): detection F1 .89, type F1 .41, and .45 when the network began on virtual tissue; majority .20, shuffled .28,
+# and *colour alone .44*. Between two slides, with so few nuclei, the network's types are worth no more than their
+# colour.
 
 # %%
 if (trained / "nuclei_virtual.safetensors").exists():
