@@ -241,6 +241,14 @@ def test_latest_merges_the_newest_of_each_kind(tmp_path):
     assert sources == {"k": "b", "g": "gpu", "p.monuseg.aji": "real", "p.virtual_to_real.aji": "real"}
 
 
+def test_a_key_of_real_data_names_them_as_a_word():
+    assert latest.names_data("part1.monuseg.aji", "monuseg")
+    assert latest.names_data("part1.typing.merfish_accuracy.recipe", "merfish")
+    assert latest.names_data("part1.virtual_to_real.aji", "monuseg")
+    assert not latest.names_data("part1.unseen.bpq", "monuseg")
+    assert not latest.names_data("part1.typing.virtual_accuracy", "merfish")
+
+
 def test_part1_seconds_needs_all_five_notebooks(tmp_path):
     for number in ("10", "11", "12", "14"):
         write_run(tmp_path, f"r{number}", "1", {}, notebook=f"{number}_x")
