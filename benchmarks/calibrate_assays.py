@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from stpath_core import tissue
+from stpath_core import keys, tissue
+from stpath_core.io import open_st, st_sections
 from stpath_core.tissue.assay_card import (
     LIMITS,
     MEAN_EDGES,
     TOP_GENES,
-    UNDETERMINED,
     Spots,
     cell_counts,
     mean_variance,
@@ -37,7 +37,6 @@ from stpath_core.tissue.calibration import CARD
 from stpath_core.tissue.card import MERFISH, card
 from stpath_core.tissue.cell_types import ORGANS
 
-ANNOTATED = ("A1", "B1", "C1", "D1", "E1", "F1", "G2", "H1")
 HER2ST_PITCH_UM = 200.0
 SOURCES = {
     "her2st": "eight annotated sections, one per patient, HER2-positive breast cancer, Andersson et al. 2021; on the "
@@ -50,30 +49,17 @@ SOURCES = {
 
 def her2st(root: Path) -> Spots:
     """The annotated spots over the genes that all eight sections have."""
-    parts = []
-    for name in ANNOTATED:
-        counts = pd.read_csv(root / "counts" / f"{name}.tsv.gz", sep="\t", index_col=0)
-        labels = pd.read_csv(root / "labels" / f"{name}_labeled_coordinates.tsv", sep="\t").dropna(subset=["x", "y"])
-        labels.index = [f"{round(x)}x{round(y)}" for x, y in zip(labels.x, labels.y, strict=True)]
-        labels = labels[~labels.index.duplicated()]
-        both = counts.index.intersection(labels.index)
-        parts.append((name, counts.loc[both], labels.label[both]))
-    genes = parts[0][1].columns
-    for _, counts, _ in parts[1:]:
-        genes = genes.intersection(counts.columns)
-    table = pd.concat([counts[genes] for _, counts, _ in parts])
-    section = np.concatenate([np.full(len(counts), name) for name, counts, _ in parts])
-    label = np.concatenate([labels.to_numpy(str) for _, _, labels in parts])
-    xy = np.array([[float(v) for v in spot.split("x")] for spot in table.index]) * HER2ST_PITCH_UM
-    counts = table.to_numpy(np.int32)
-    assert UNDETERMINED in label
-    return Spots(counts[:, top_genes(counts, TOP_GENES)], np.array([s[0] for s in section]), section, label, xy)
+    tables = open_st(root, st_sections(root, labelled=True))
+    spots = anndata.concat(tables, join="inner")
+    spots = spots[spots.obs[keys.LABEL] != keys.UNLABELLED]
+    xy_um = HER2ST_PITCH_UM * spots.obs[[keys.ARRAY_COL, keys.ARRAY_ROW]].to_numpy(float)
+    patient, section, label = (spots.obs[c].to_numpy(str) for c in (keys.PATIENT, keys.SECTION, keys.LABEL))
+    return Spots(spots.X[:, top_genes(spots.X, TOP_GENES)].toarray(), patient, section, label, xy_um)
 
 
 def section_medians(root: Path) -> list[float]:
     """Median total count of each of the 36 sections, all genes."""
-    files = sorted((root / "counts").glob("*.tsv.gz"))
-    return [float(pd.read_csv(f, sep="\t", index_col=0).sum(axis=1).median()) for f in files]
+    return [float(np.median(np.asarray(table.X.sum(1)))) for table in open_st(root).values()]
 
 
 def wu(root: Path) -> csr_matrix:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from stpath_core.data import NucleiSection
 from stpath_core.errors import InputError
-from stpath_core.evaluate import NucleiScores, resample_weights
+from stpath_core.evaluate import NucleiScores, stratified_weights
 from stpath_core.postprocess import renumber
 
 
@@ -119,11 +119,7 @@ def bootstrap_tiles_to_match(
     by_tiles: dict[int, NucleiScores], target: NucleiScores, measure: str, *, n: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
     """`tiles_to_match` in the mean over organs, with its 95 % interval from drawing the same test images for all."""
-    organ = target.images["organ"].to_numpy()
-    names = target.images["name"].to_numpy().astype(str)
-    weights = np.zeros((n, len(names)))
-    for i, o in enumerate(np.unique(organ)):
-        weights[:, organ == o] = resample_weights(names[organ == o], n=n, seed=seed + i)
+    weights = stratified_weights(target.images, n=n, seed=seed)
 
     def both(scores: NucleiScores) -> np.ndarray:  # (1 + n,): as it is, then each draw
         return np.r_[*(scores.means(weights=w)[measure].mean(-1) for w in (None, weights))]

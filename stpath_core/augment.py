@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows: hematoxylin, eosin, residual in optical density (Ruifrok and Johnston 2001).
-STAINS = torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
-STAINS = STAINS / STAINS.norm(dim=1, keepdim=True)
+from stpath_core.stain import STAIN_AXES
+
+STAINS = torch.tensor(STAIN_AXES, dtype=torch.float32)
 
 
 def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.15) -> Tensor:

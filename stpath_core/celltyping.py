@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.io.counts import whole_numbers
 from stpath_core.io.registry import DATA_FOLDER
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 
@@ -150,11 +151,17 @@ def raw_counts(adata: AnnData) -> csr_matrix:
     """The raw counts of an AnnData as csr, from layers["counts"] or X; InputError unless whole numbers >= 0."""
     matrix = adata.layers.get(keys.COUNTS, adata.X)
     matrix = matrix.tocsr() if issparse(matrix) else csr_matrix(matrix)
-    if len(matrix.data) and (matrix.data.min() < 0 or np.any(matrix.data % 1)):
+    if not whole_numbers(matrix):
         worst = matrix.data[(matrix.data < 0) | (matrix.data % 1 != 0)][0]
         message = f"counts hold {worst:g}; raw counts are whole numbers >= 0: give them in layers['{keys.COUNTS}']"
         raise InputError(message)
     return matrix
+
+
+def log_at_median_depth(counts: csr_matrix) -> np.ndarray:
+    """(n, G) raw counts -> log1p of counts brought to the median depth, dense float32; an empty row stays 0."""
+    depth = np.asarray(counts.sum(1), np.float32).ravel()
+    return np.log1p(counts.toarray().astype(np.float32) * (np.median(depth) / np.maximum(depth, 1))[:, None])
 
 
 def usable_markers(markers: pd.DataFrame | None, adata: AnnData) -> pd.DataFrame:
@@ -176,8 +183,7 @@ def lineage(super_class: str) -> str:
 
 def _type_section(counts: csr_matrix, genes, markers: pd.DataFrame, *, neighbours: int, margin: float) -> dict:
     """Label the nuclei of one section; see `type_nuclei`."""
-    depth = np.asarray(counts.sum(1), np.float32).ravel()
-    logged = np.log1p(counts.toarray().astype(np.float32) * (np.median(depth) / depth)[:, None])
+    logged = log_at_median_depth(counts)
     near = expression_neighbours(logged, neighbours)
     table = markers.assign(column=pd.Index(genes).get_indexer(markers["gene"]))
     used = np.unique(table["column"])

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEASURES", "UNSEEN_ORGANS", "Difference", "Interval", "NucleiScores", "audit_split", "baseline_table", "bootstrap",
-    "evaluate_nuclei", "organ_table", "paired_difference", "readable", "resample_weights", "summary", "true_types",
-    "truth", "with_predictions",
+    "evaluate_nuclei", "organ_table", "paired_difference", "readable", "resample_weights",
+    "stratified_weights", "summary", "true_types", "truth", "with_predictions",
 ]  # fmt: skip
 
 UNSEEN_ORGANS = ("kidney", "prostate")  # of the virtual tissue: no training, no validation, no choice has met them
@@ -191,9 +191,7 @@ def summary(
 
     member = _membership(scores.images, strata).astype(bool)
     groups = scores.images[unit].astype(str).to_numpy()
-    weights = np.zeros((n, len(groups)))
-    for i, inside in enumerate(member):
-        weights[:, inside] = resample_weights(groups[inside], n=n, seed=seed + i)
+    weights = stratified_weights(scores.images, strata=strata, unit=unit, n=n, seed=seed)
     means, draws = scores.means(strata), scores.means(strata, weights=weights)
     fixed = all(len(np.unique(groups[inside])) == 1 for inside in member)  # nothing to resample, no interval
     rows = {
@@ -201,6 +199,17 @@ def summary(
         for k in scores.measures
     }
     return pd.DataFrame(rows, index=Interval._fields).T
+
+
+def stratified_weights(
+    images: pd.DataFrame, *, strata: str | None = "organ", unit: str = "name", n: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """`resample_weights` of `unit` within each stratum: (n, n_images). The same seed draws the same images."""
+    groups = images[unit].astype(str).to_numpy()
+    weights = np.zeros((n, len(groups)))
+    for i, inside in enumerate(_membership(images, strata).astype(bool)):
+        weights[:, inside] = resample_weights(groups[inside], n=n, seed=seed + i)
+    return weights
 
 
 def resample_weights(groups: np.ndarray, *, n: int, seed: int) -> np.ndarray:

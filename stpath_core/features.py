@@ -13,7 +13,7 @@ from scipy import fft
 from scipy import ndimage as ndi
 
 from stpath_core.errors import InputError
-from stpath_core.tissue.calibration import STAIN_AXES, optical_density
+from stpath_core.stain import optical_density, unmix
 
 CHANNELS = ("hematoxylin", "eosin", "density")
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -65,7 +65,7 @@ def feature_names() -> list[str]:
 
 def _features(tiles: np.ndarray, mpp: float) -> np.ndarray:
     od = optical_density(tiles)  # (n, h, w, 3)
-    amounts = od @ np.linalg.inv(STAIN_AXES / np.linalg.norm(STAIN_AXES, axis=1, keepdims=True)).astype(np.float32)
+    amounts = unmix(od)
     h, e, density = amounts[..., 0], amounts[..., 1], od.mean(-1)
     blurred = [[x, *(_blur(x, s / mpp) for s in _SCALES_UM)] for x in (h, e)]
     bands = [[fine - coarse for fine, coarse in pairwise(levels)] for levels in blurred]

@@ -26,6 +26,7 @@ ARRAY_ROW, ARRAY_COL = "array_row", "array_col"  # of a spot, whole numbers
 IN_TISSUE = "in_tissue"
 
 UNKNOWN = "unknown"
+UNDETERMINED = "undetermined"  # a spot that the annotator looked at and did not decide
 UNLABELLED = "unlabelled"  # a spot that no annotator looked at
 
 # layers, obsm, uns

@@ -1,13 +1,35 @@
-"""One colour for all laboratories: what a network sees of an image after its stain is brought to a common one."""
+"""Stain: light to optical density, density to hematoxylin and eosin, and one colour for all laboratories."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from stpath_core.errors import InputError
+
+# Hematoxylin, eosin, residual in optical density of R, G, B (Ruifrok and Johnston 2001), rows of unit length.
+STAIN_AXES = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
+STAIN_AXES = STAIN_AXES / np.linalg.norm(STAIN_AXES, axis=1, keepdims=True)
+_UNMIX = np.linalg.inv(STAIN_AXES).astype(np.float32)
+_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of a grey level, white is 255
+
 # Optical density (natural logarithm; R, G, B) of tissue in the common stain: near the middle of what laboratories make.
 MEDIAN, SPREAD = np.array([0.35, 0.60, 0.35]), np.array([0.28, 0.35, 0.24])
 _GLASS = 220  # grey level of green, which both stains absorb, above which a pixel is bare glass
 _ENOUGH = 1000  # pixels of tissue that are needed to know a stain
+
+
+def optical_density(image: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 RGB -> (..., 3) float32 optical density, base 10, 0 for white glass (Beer-Lambert)."""
+    image = np.asarray(image)
+    if image.ndim < 2 or image.shape[-1] != 3 or image.dtype != np.uint8:
+        message = f"image has shape {image.shape} and dtype {image.dtype}; expected (..., 3) uint8 RGB"
+        raise InputError(message + ": see io.read_image")
+    return _DENSITY[image]
+
+
+def unmix(density: np.ndarray) -> np.ndarray:
+    """Optical density (..., 3) -> amounts of hematoxylin, eosin and residual (..., 3), by colour deconvolution."""
+    return density @ _UNMIX
 
 
 def standardise_stain(image: np.ndarray) -> np.ndarray:

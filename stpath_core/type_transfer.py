@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from stpath_core import keys
-from stpath_core.celltyping import MIN_COUNTS, NEIGHBOURS, expression_neighbours, raw_counts
+from stpath_core.celltyping import MIN_COUNTS, NEIGHBOURS, expression_neighbours, log_at_median_depth, raw_counts
 from stpath_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +99,5 @@ def _thinned(counts: csr_matrix, depth: float, *, seed: int) -> csr_matrix:
 
 def _scaled(counts: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """log1p of counts at the median depth, centred and scaled gene by gene, at most 5 either way; and unscaled."""
-    total = np.asarray(counts.sum(1), np.float32).ravel()
-    logged = np.log1p(counts.toarray().astype(np.float32) * (np.median(total) / np.maximum(total, 1))[:, None])
+    logged = log_at_median_depth(counts)
     return np.clip((logged - logged.mean(0)) / np.maximum(logged.std(0), 0.05), -5, 5), logged

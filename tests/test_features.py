@@ -7,14 +7,12 @@ import pytest
 
 from stpath_core.errors import InputError
 from stpath_core.features import feature_names, tile_features
-from stpath_core.tissue.calibration import STAIN_AXES
-
-AXES = STAIN_AXES / np.linalg.norm(STAIN_AXES, axis=1, keepdims=True)
+from stpath_core.stain import STAIN_AXES
 
 
 def painted(h: np.ndarray, e: np.ndarray) -> np.ndarray:
     """(1, H, W, 3) uint8 picture of given stain densities."""
-    od = h[..., None] * AXES[0] + e[..., None] * AXES[1]
+    od = h[..., None] * STAIN_AXES[0] + e[..., None] * STAIN_AXES[1]
     return np.clip(256 * 10**-od - 1, 0, 255).round().astype(np.uint8)[None]
 
 

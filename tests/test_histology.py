@@ -14,8 +14,9 @@ from scipy import ndimage as ndi
 from skimage.draw import polygon2mask
 
 from stpath_core.errors import InputError
+from stpath_core.stain import optical_density
 from stpath_core.tissue.architecture import Architecture, grow
-from stpath_core.tissue.calibration import load_card, measure_tile, optical_density, spread, stain_densities, strengths
+from stpath_core.tissue.calibration import load_card, measure_tile, spread, stain_densities, strengths
 from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.histology import instance_mask, render
 from stpath_core.tissue.stains import Stain, patient_stain

@@ -11,6 +11,7 @@ import pytest
 from stpath_core import tissue
 from stpath_core.errors import InputError
 from stpath_core.features import feature_names
+from stpath_core.io import read_features
 from stpath_core.tissue import dissociated, slides
 from stpath_core.tissue.architecture import grow
 from stpath_core.tissue.assay_effects import AssayEffects
@@ -92,6 +93,8 @@ def test_everything_is_written_and_read_back(tmp_path, cohort):
     tables = {name: anndata.read_h5ad(path) for name, path in paths.items() if path.suffix == ".h5ad"}
     assert all("counts" in table.layers for table in tables.values())
     bags = {path.stem: tissue.read_bag(path) for path in sorted(paths["slides"].iterdir())}
+    as_any = read_features(paths["slides"] / f"{next(iter(bags))}.h5")  # the reader of a user's own features
+    assert (as_any.mpp, as_any.patch_px) == (0.5, 224)
     assert list(bags) == list(tables["bulk"].obs_names)
     assert bags["slide_0000"].tiles.shape == (1, 224, 224, 3)
     assert not list(tmp_path.rglob(".writing*"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from stpath_core import tissue
+from stpath_core import io, tissue
 from stpath_core.errors import InputError
 from stpath_core.tissue.architecture import grow
 from stpath_core.tissue.assay_card import LIMITS, Spots, mixing, spot_card
@@ -90,6 +90,11 @@ def test_the_card_holds_what_her2st_shows(real_data):
 
     written = load_card()["assays"]["her2st"]
     assert spot_card(her2st(real_data / "her2st")) == pytest.approx(written, abs=0.01, rel=0.01)
+
+
+def test_virtual_spots_say_their_frame_as_real_ones_do(cohort):
+    assert io.frame_of(cohort).unit == "um"
+    np.testing.assert_array_equal(io.positions_um(cohort), cohort.obsm["spatial"])
 
 
 def test_cohort_holds_what_it_says(cohort):

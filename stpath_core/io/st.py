@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PITCH_UM, DIAMETER_UM = 200.0, 100.0  # between neighbouring spots, and of a spot (Andersson et al. 2021)
 CLASSES = ("invasive cancer", "cancer in situ", "connective tissue", "adipose tissue", "immune infiltrate",
            "breast glands")  # fmt: skip
-UNDETERMINED = "undetermined"  # the annotator looked and did not decide
 SPOT_COLUMNS = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y"]
 
 
@@ -166,7 +165,7 @@ def st_labels(folder: str | Path, section: str) -> pd.DataFrame:
     """Every row of a section's file of labels: columns spot (XxY, or None where the row has no position), label."""
     path = _labels_file(Path(folder), section)
     table = _table(path, ["x", "y", "label"])
-    known = {*CLASSES, UNDETERMINED}
+    known = {*CLASSES, keys.UNDETERMINED}
     strange = sorted(set(table["label"].astype(str)) - known)
     if strange:
         message = f"{path.name} has the label {strange[0]!r}; expected one of {', '.join(sorted(known))}"
@@ -193,7 +192,7 @@ def _label(adata: AnnData, folder: Path, name: str, spots: list[str]) -> None:
         if any(left_out.values()):
             a, b = left_out.values()
             note(adata, f"{name}: of {len(table)} labels {a} have no position and {b} no counts; they are left out")
-    levels = [*CLASSES, UNDETERMINED, keys.UNLABELLED]
+    levels = [*CLASSES, keys.UNDETERMINED, keys.UNLABELLED]
     adata.obs[keys.LABEL] = pd.Categorical(adata.obs[keys.LABEL], categories=levels)
 
 

@@ -14,34 +14,13 @@ import numpy as np
 
 from stpath_core.errors import InputError
 from stpath_core.metrics import aji, overlap_table, pq
+from stpath_core.stain import optical_density, unmix
 
 if TYPE_CHECKING:
     import pandas as pd
     from sklearn.base import ClassifierMixin
 
     from stpath_core.data import NucleiSection
-
-# Optical density (R, G, B) of hematoxylin, eosin and a residual that stands for what is neither (Ruifrok and Johnston
-# 2001), unit length: the rows of a mixing matrix, so densities are OD @ inverse.
-_STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
-_UNMIX = np.linalg.inv(_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)).astype(np.float32)
-
-
-def optical_density(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (H, W, 3) float32 optical density, 0 for white glass (Beer-Lambert, white at 255)."""
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        message = (
-            f"image has shape {image.shape} and dtype {image.dtype}; expected (H, W, 3) uint8 RGB: see io.read_image"
-        )
-        raise InputError(message)
-    table = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
-    return table[image]
-
-
-def stain_densities(image: np.ndarray) -> np.ndarray:
-    """Hematoxylin and eosin density of each pixel by colour deconvolution, (H, W, 3) uint8 -> (H, W, 2) float32."""
-    return (optical_density(image) @ _UNMIX)[..., :2]
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ def classical_nuclei(image: np.ndarray, mpp: float, *, settings: ClassicalSettin
     from skimage.segmentation import watershed
 
     s = settings or ClassicalSettings()
-    stain = ndi.gaussian_filter(stain_densities(image)[..., 0], s.smooth_um / mpp)
+    stain = ndi.gaussian_filter(unmix(optical_density(image))[..., 0], s.smooth_um / mpp)
     if np.ptp(stain) == 0:
         return np.zeros(stain.shape, np.int32)
     inside = (stain > s.otsu_share * threshold_otsu(stain)) & (stain > ndi.gaussian_filter(stain, s.local_um / mpp))
@@ -151,7 +130,7 @@ def nuclear_features(image: np.ndarray, instances: np.ndarray, mpp: float) -> pd
     hull_area, hull_length = _hull(x, y, start) if len(ids) else (n_px, n_px)
 
     density = optical_density(image)
-    h, e = np.moveaxis((density @ _UNMIX)[..., :2], -1, 0)
+    h, e = np.moveaxis((unmix(density))[..., :2], -1, 0)
     grain = h - ndi.gaussian_filter(h, 1 / mpp)
     padded = np.pad(instances, 1)
     rim = np.zeros(len(row), bool)

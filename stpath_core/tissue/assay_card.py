@@ -14,7 +14,8 @@ import numpy as np
 from scipy.sparse import csr_matrix, issparse
 from scipy.spatial import cKDTree
 
-UNDETERMINED = "undetermined"
+from stpath_core import keys
+
 TOP_GENES = 2000  # genes of highest total count that real data are measured on: as many as the virtual assays see
 PANEL = 250  # genes of highest total count, for the halves
 COMPONENTS = 30
@@ -65,7 +66,7 @@ def spot_card(spots: Spots, *, seed: int = 0) -> dict[str, float]:
     total, sections = spots.counts.sum(1), np.unique(spots.section)
     medians = [np.median(total[spots.section == s]) for s in sections]
     logged = log_normalise(spots.counts)
-    labelled = spots.label != UNDETERMINED
+    labelled = spots.label != keys.UNDETERMINED
     between, classes = variance_shares(logged, spots.patient, spots.label)
     embedding = pca(logged, seed=seed)
     return {
@@ -130,7 +131,7 @@ def unseen_patient_f1(logged: np.ndarray, spots: Spots, *, seed: int = 0) -> flo
     from sklearn.metrics import f1_score
 
     label = np.asarray(spots.label, str)
-    labelled, guess = label != UNDETERMINED, label.copy()
+    labelled, guess = label != keys.UNDETERMINED, label.copy()
     for who in np.unique(spots.patient):
         train, test = (np.flatnonzero(labelled & m) for m in (spots.patient != who, spots.patient == who))
         guess[test] = _probe(pca(logged, train=train, seed=seed), label, train, test)
@@ -146,7 +147,7 @@ def same_patient_f1(logged: np.ndarray, spots: Spots, *, seed: int = 0, blocks: 
 
     label, values = np.asarray(spots.label, str), []
     for who in np.unique(spots.patient):
-        own = np.flatnonzero((spots.patient == who) & (label != UNDETERMINED))
+        own = np.flatnonzero((spots.patient == who) & (label != keys.UNDETERMINED))
         block, guess = _blocks(spots.xy_um[own], spots.section[own], blocks), np.empty(len(own), label.dtype)
         for b in np.unique(block):
             train, test = np.flatnonzero(block != b), np.flatnonzero(block == b)
@@ -192,7 +193,7 @@ def variance_shares(logged: np.ndarray, patient: np.ndarray, label: np.ndarray) 
     for who in np.unique(patient):
         own = logged[patient == who]
         inside += ((own - own.mean(0)) ** 2).sum()
-        labelled = (patient == who) & (label != UNDETERMINED)
+        labelled = (patient == who) & (label != keys.UNDETERMINED)
         mean = logged[labelled].mean(0)
         classes[1] += ((logged[labelled] - mean) ** 2).sum()
         for name in np.unique(label[labelled]):
@@ -227,7 +228,7 @@ def neighbours_alike(spots: Spots) -> float:
     """Share of adjacent pairs of labelled spots that carry the same label, mean over sections."""
     values = []
     for name in np.unique(spots.section):
-        own = (spots.section == name) & (spots.label != UNDETERMINED)
+        own = (spots.section == name) & (spots.label != keys.UNDETERMINED)
         xy, label = spots.xy_um[own], spots.label[own]
         pitch = np.median(cKDTree(xy).query(xy, k=2)[0][:, 1])
         pairs = cKDTree(xy).query_pairs(1.1 * pitch, output_type="ndarray")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
-import numpy as np
 
+from stpath_core.io.features import read_features, write_features
 from stpath_core.io.files import atomic_folder, atomic_path
 from stpath_core.tissue.assay_effects import AssayEffects
 from stpath_core.tissue.dissociated import reference
@@ -56,10 +56,7 @@ def write_table(path: str | Path, adata: AnnData) -> Path:
 
 
 def write_bags(folder: str | Path, cohort: SlideCohort) -> Path:
-    """Write one HDF5 file per slide with `features` (T, F) and `coords` (T, 2) in px, as CLAM lays bags out.
-
-    Kept tiles are written as `imgs` (T, 224, 224, 3). The attributes of `coords` say patch_size, patch_level and mpp.
-    """
+    """Write one HDF5 file per slide as `io.write_features` does; kept tiles beside them as `imgs` (T, 224, 224, 3)."""
     folder = Path(folder)
     with atomic_folder(folder) as aside:
         for name, bag in cohort.bags.items():
@@ -68,19 +65,16 @@ def write_bags(folder: str | Path, cohort: SlideCohort) -> Path:
 
 
 def _write_bag(path: Path, bag: Bag) -> None:
-    with h5py.File(path, "w") as file:
-        file["features"] = bag.features
-        coords = file.create_dataset("coords", data=bag.coords)
-        coords.attrs.update({"patch_size": bag.tile_px, "patch_level": 0, "mpp": bag.mpp})
-        if bag.tiles is not None:
+    write_features(path, bag.features, bag.coords, patch_px=bag.tile_px, mpp=bag.mpp, encoder="tile_features")
+    if bag.tiles is not None:
+        with h5py.File(path, "a") as file:
             file.create_dataset("imgs", data=bag.tiles, chunks=(1, *bag.tiles.shape[1:]), compression="gzip",
                                 compression_opts=1)  # fmt: skip
 
 
 def read_bag(path: str | Path) -> Bag:
     """Read one slide's bag back."""
+    found = read_features(path)
     with h5py.File(path) as file:
-        tiles = np.asarray(file["imgs"]) if "imgs" in file else None
-        attributes = file["coords"].attrs
-        return Bag(file["features"][:], file["coords"][:], tiles, float(attributes["mpp"]),
-                   int(attributes["patch_size"]))  # fmt: skip
+        tiles = file["imgs"][...] if "imgs" in file else None
+    return Bag(found.features, found.coords, tiles, found.mpp, found.patch_px)

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage as ndi
 
+from stpath_core.stain import optical_density, unmix
 from stpath_core.tissue.cell_types import CELL_TYPES
 from stpath_core.tissue.stains import Stain
 
 CARD = Path(__file__).resolve().parents[2] / "data" / "calibration.json"
-STAIN_AXES = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])  # Ruifrok & Johnston 2001
 QUANTILES = (5, 25, 50, 75, 95)
 
 
@@ -36,15 +36,9 @@ def strengths() -> dict:
     }
 
 
-def optical_density(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (H, W, 3) float32 optical density, base 10, against white 255."""
-    return -np.log10((image.astype(np.float32) + 1) / 256)
-
-
 def stain_densities(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) hematoxylin and eosin by colour deconvolution with the fixed axes of Ruifrok and Johnston."""
-    axes = STAIN_AXES / np.linalg.norm(STAIN_AXES, axis=1, keepdims=True)
-    amounts = optical_density(image) @ np.linalg.inv(axes).astype(np.float32)
+    amounts = unmix(optical_density(image))
     return amounts[..., 0], amounts[..., 1]
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.effects import Effects
 from stpath_core.tissue.expression import cell_means, counts
 from stpath_core.tissue.histology import render
+from stpath_core.tissue.parallel import each
 from stpath_core.tissue.stains import patient_stain
 from stpath_core.tissue.xenium import COMPLETE, write_bundle
 
@@ -129,20 +128,11 @@ def write_cohort(
     who = list(product(organs, (PATIENTS_PER_SEED * seed + p for p in range(patients))))
     make = partial(_make_one, folder, size_um=size_um, seed=seed, mpp=mpp, effects=effects)
     wanted = [pair for pair in who if not _complete(folder, *pair, size_um, seed, mpp, effects)]
-    done = len(who) - len(wanted)
-    # spawned, not forked: the caller may hold threads (torch, dask) that a fork would copy in the middle of their work
     if workers is None:
         workers = 2 if len(wanted) * np.prod(size_um) > 1e6 else 1
-    n = min(workers, len(wanted))
-    pool = ProcessPoolExecutor(n, get_context("spawn")) if n > 1 else None
-    try:
-        for name in pool.map(make, wanted) if pool else map(make, wanted):
-            done += 1
-            if progress:
-                progress(done, len(who), name)
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
+    for done, name in enumerate(each(make, wanted, workers=workers), len(who) - len(wanted) + 1):
+        if progress:
+            progress(done, len(who), name)
     return [folder / section_name(*pair) for pair in who]
 
 

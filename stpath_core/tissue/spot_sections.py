@@ -10,6 +10,7 @@ import numpy as np
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.io.frame import Frame, set_frame
 from stpath_core.tissue.architecture import Architecture, grow
 from stpath_core.tissue.assay_effects import AssayEffects
 from stpath_core.tissue.broad import broad_genes
@@ -49,7 +50,8 @@ def spot_cohort(
     before any noise or batch. obsm["composition"], obsm["mrna_share"] : true shares of cells and of molecules by type.
     obsm["spatial"] : x, y in um from the upper left corner of the section.
     obs : patient, section, label (a pathologist's, "undetermined" among them), true_label, array_row, array_col,
-    n_cells. uns["spatial"][section] : images, scalefactors and the frame, as scanpy and squidpy read them.
+    n_cells. uns["spatial"][section] : images and scalefactors, as scanpy and squidpy read them. uns["frame"] : see
+    `io.Frame`.
 
     mpp : um per pixel of the H&E to render; None renders none, and `spot_image` does it when it is wanted.
     spot_um=55, pitch_um=100, staggered=True is a Visium array. Sections of a patient share the patient's batch.
@@ -64,7 +66,7 @@ def spot_cohort(
          "columns": columns, "spot_um": spot_um, "pitch_um": pitch_um, "staggered": staggered, "seed": seed}
         for p, s in product(range(patients), range(sections))
     ]  # fmt: skip
-    parts = each(partial(_one_section, mpp=mpp, effects=effects), recipes, workers=workers)
+    parts = list(each(partial(_one_section, mpp=mpp, effects=effects), recipes, workers=workers))
     whole = anndata.concat(parts, uns_merge=None)
     whole.obs_names = np.concatenate([part.obs_names for part in parts])
     for name in (keys.PATIENT, keys.SECTION, keys.LABEL, "true_label"):
@@ -72,6 +74,7 @@ def spot_cohort(
     whole.uns["spatial"] = {key: value for part in parts for key, value in part.uns["spatial"].items()}
     whole.uns["recipe"] = {"sections": {p.obs[keys.SECTION].iloc[0]: r for p, r in zip(parts, recipes, strict=True)},
                            "effects": effects.as_dict()}  # fmt: skip
+    set_frame(whole, Frame(unit="um"))
     return whole
 
 
@@ -134,9 +137,7 @@ def _library(images: dict, mpp: float | None, spot_um: float) -> dict:
     """uns["spatial"][section], as Visium readers make it; obsm["spatial"] is in um, so a scale factor is px per um."""
     scale = 1.0 / mpp if mpp else 1.0
     factors = {"tissue_hires_scalef": scale, "spot_diameter_fullres": spot_um}
-    affine = np.diag([scale, scale, 1.0])
-    frame = {"unit": "um", "mpp": 1.0 / scale, "origin_um": np.zeros(2), "um_to_px": affine, "has_image": bool(images)}
-    return {"images": images, "scalefactors": factors, "metadata": frame}
+    return {"images": images, "scalefactors": factors}
 
 
 def _check(patients: int, sections: int, organ: str, rows: int, columns: int, seed: int) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
+from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.tissue.architecture import Architecture
 from stpath_core.tissue.assay_effects import AssayEffects
@@ -27,7 +28,6 @@ from stpath_core.tissue.molecules import draw_counts, sum_molecules
 
 SPOT_UM, PITCH_UM = 100.0, 112.0
 MEDIAN_COUNTS = 2000.0  # of a section of middling depth; HER2ST's, on as many genes, have a geometric mean of 1,990
-UNDETERMINED = "undetermined"
 
 
 @dataclass(frozen=True)
@@ -152,5 +152,5 @@ def annotate(
     drawn = region_share(arch, xy_um + shift, spot_um=spot_um) if effects.label_border_um else shares
     label = words[drawn.argmax(1)]
     doubt = 1 - drawn.max(1) + 0.1 * rng.random(len(xy_um))
-    label[np.argsort(-doubt)[: round(effects.undetermined * len(xy_um))]] = UNDETERMINED
+    label[np.argsort(-doubt)[: round(effects.undetermined * len(xy_um))]] = keys.UNDETERMINED
     return label.astype(str), words[shares.argmax(1)].astype(str)
