@@ -5,7 +5,7 @@
 #   and what buys it back, express a method in hours of somebody else's work]
 # needs: [10_nuclei_labels, 11_nuclei_train, 12_nuclei_evaluate]
 # datasets: [virtual]
-# reads: [labels.h5ad and nuclei.h5 of notebook 10, features.npz and checkpoints of 11, predictions.h5 of 12]
+# reads: [labels.h5ad and nuclei.h5 of notebook 10, features.npz and checkpoints of 11, predictions of 12]
 # writes: [claims.csv]
 # time: 91 s (cpu profile, 2 cores)
 # memory: 2.0 GB
@@ -56,7 +56,7 @@ sections = nuclei.open_sections("virtual", stage=run.inputs("10_nuclei_labels") 
 train = [s for s in sections if s.name in split.train]
 test = read_nuclei_stage(run.inputs("12_nuclei_evaluate") / "predictions.h5")  # predicted nuclei, true ones beside them
 network = predict.load(trained / "nuclei.safetensors", device=device)
-described = [predict.describe_nuclei(network, s.image, s.mpp, s.instances)[0] for s in test]
+described = nuclei.NucleusTable.read(run.inputs("12_nuclei_evaluate") / "predictions.npz").by_section()
 cached = nuclei.NucleusTable.read(trained / "features.npz")
 typing = anndata.read_h5ad(run.inputs("10_nuclei_labels") / "labels.h5ad")
 typing.obs[[keys.LABEL, keys.LABEL_ALL, keys.FINE_LABEL, keys.FINE_LABEL_ALL, keys.LABEL_RECIPE]].sample(

@@ -220,6 +220,16 @@ class NucleusTable:
             out[self.section == k] = values[self.instance[self.section == k]]
         return out
 
+    @classmethod
+    def of(cls, features: Sequence[np.ndarray]) -> NucleusTable:
+        """From the features (n, F) of the nuclei 1..n of each section."""
+        section = np.repeat(np.arange(len(features)), [len(f) for f in features])
+        return cls(np.concatenate(features), section, np.concatenate([np.arange(1, len(f) + 1) for f in features]))
+
+    def by_section(self) -> list[np.ndarray]:
+        """The features of each section, in the order of the rows."""
+        return [self.features[self.section == k] for k in range(int(self.section.max(initial=-1)) + 1)]
+
     def save(self, path: str | Path) -> None:
         """As one .npz that `read` reads."""
         with atomic_path(path) as aside, aside.open("wb") as file:

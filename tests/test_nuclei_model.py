@@ -213,3 +213,6 @@ def test_cached_features_come_back_from_their_file(tmp_path):
     again = NucleusTable.read(tmp_path / "features.npz")
     for name in ("features", "section", "instance"):
         np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
+    together = NucleusTable.of(table.by_section())
+    np.testing.assert_array_equal(together.features, table.features)
+    assert together.instance[together.section == 1].tolist() == list(range(1, (table.section == 1).sum() + 1))
