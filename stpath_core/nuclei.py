@@ -243,11 +243,19 @@ class NucleusTable:
 
 
 def cache_features(model: NucleiNet, sections: Sequence[NucleiSection], *, progress: Progress = iter) -> NucleusTable:
-    """Features of all annotated nuclei of some sections, by the network as it stands: what label arms share."""
+    """Features of all annotated nuclei of some sections, by the network as it stands: what label arms share.
+
+    A section without a nucleus (a small tile in fat) has no row; InputError where none has any.
+    """
     from stpath_core.predict import describe_nuclei  # brings scikit-image, which training alone can do without
 
+    if not any(s.instances.any() for s in sections):
+        msg = f"none of {len(sections)} sections holds a nucleus to describe; check their masks"
+        raise InputError(msg)
     found = []
     for k, s in enumerate(progress(sections)):
+        if not s.instances.any():
+            continue
         features, ids = describe_nuclei(model, s.image, s.mpp, s.instances)
         found.append((features, np.full(len(ids), k), ids))
     return NucleusTable(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from stpath_core import predict
+from stpath_core.data import NucleiSection
 from stpath_core.errors import InputError
 from stpath_core.models.nuclei import NucleiNet, TypeHead
+from stpath_core.nuclei import cache_features
 from stpath_core.predict_folder import predict_folder
 
 SLIM = {"out_indices": [0, 1, 2], "channels": [8, 8, 16, 16], "stem_width": 8}
@@ -340,3 +342,17 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_of_a_file(model, tmp_path, m
     with pytest.raises(OSError, match="No space left"):
         predict.save(tmp_path / "new.safetensors", model)
     assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_section_without_nuclei_has_no_features_and_stops_nothing(model):
+    image = np.full((64, 64, 3), 200, np.uint8)
+    some = np.zeros((64, 64), np.int32)
+    some[10:20, 10:20], some[30:44, 30:40] = 1, 2
+    sections = [
+        NucleiSection(name, "breast", name, image, 0.5, mask) for name, mask in (("fat", some * 0), ("a", some))
+    ]
+    table = cache_features(model, sections)
+    assert table.section.tolist() == [1, 1]
+    assert table.labels([np.array([-1]), np.array([-1, 3, 0])]).tolist() == [3, 0]
+    with pytest.raises(InputError, match="none of 1 sections"):
+        cache_features(model, sections[:1])
