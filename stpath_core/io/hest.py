@@ -20,7 +20,7 @@ from stpath_core.io.reference import read_h5ad
 from stpath_core.io.sdata import NO_GENE
 from stpath_core.io.section import Section
 from stpath_core.io.xenium import outlines
-from stpath_core.io.xenium_checks import NUCLEUS_DIAMETER_UM
+from stpath_core.io.xenium_checks import check_nuclear_size
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,10 +79,7 @@ def open_hest_cells(folder: str | Path, sample: str, *, min_qv: float = 20.0) ->
     nuclei, outline_px = _nuclei(files["nuclei"])
     nuclei[["x_um", "y_um"]] *= mpp
     nuclei["area_um2"] *= mpp**2
-    diameter = 2 * np.sqrt(nuclei["area_um2"].median() / np.pi)
-    if not NUCLEUS_DIAMETER_UM[0] <= diameter <= NUCLEUS_DIAMETER_UM[1]:
-        message = f"{sample}: the median nucleus is {diameter:.3g} um across: are outlines and H&E of one scale?"
-        raise InputError(message)
+    check_nuclear_size(sample, nuclei, ask="are outlines and H&E of one scale?")
     transcripts, genes = _transcripts(files["transcripts"], nuclei, mpp, min_qv)
     return Section(
         name=sample,

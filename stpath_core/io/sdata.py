@@ -16,7 +16,7 @@ from stpath_core.io.counts import with_counts
 from stpath_core.io.genes import unique_genes, with_symbols
 from stpath_core.io.section import Section
 from stpath_core.io.xenium import outlines
-from stpath_core.io.xenium_checks import NUCLEUS_DIAMETER_UM
+from stpath_core.io.xenium_checks import check_nuclear_size
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,10 +54,8 @@ def open_spatialdata(
     outline_um = outline @ to_um[:2, :2].T + to_um[:2, 2]
     table[["x_um", "y_um"]] = table[["x_um", "y_um"]].to_numpy() @ to_um[:2, :2].T + to_um[:2, 2]
     table["area_um2"] *= abs(np.linalg.det(to_um[:2, :2]))
-    diameter = 2 * np.sqrt(table["area_um2"].median() / np.pi)
-    if not NUCLEUS_DIAMETER_UM[0] <= diameter <= NUCLEUS_DIAMETER_UM[1]:
-        message = f"{path.name}: the median nucleus of {shapes!r} is {diameter:.3g} um across: are its coordinates "
-        raise InputError(message + "pixels where micrometres are expected? pass mpp")
+    ask = f"are the coordinates of {shapes!r} pixels where micrometres are expected? pass mpp"
+    check_nuclear_size(path.name, table, ask=ask)
     transcripts, genes = _transcripts(sdata, table, min_qv, place)
     return Section(
         name=path.stem,

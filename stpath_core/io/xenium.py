@@ -15,7 +15,7 @@ import pandas as pd
 
 from stpath_core.errors import InputError
 from stpath_core.io.section import Section
-from stpath_core.io.xenium_checks import check_finite, check_units, usable_transcripts
+from stpath_core.io.xenium_checks import check_finite, check_nuclear_size, check_place, usable_transcripts
 
 COLUMNS = {
     "cells.parquet": ("cell_id", "x_centroid", "y_centroid", "cell_area"),
@@ -49,7 +49,8 @@ def open_xenium(
     nuclei_px = outlines_um @ um_to_px[:2, :2].T + um_to_px[:2, 2]
     genes = tuple(map(str, sdata["table"].var_names))
     transcripts = _transcripts(folder, nuclei, genes, min_qv)
-    check_units(folder, nuclei_px, outlines_um, transcripts, um_to_px, pixels.shape[:2])
+    check_nuclear_size(folder, nuclei)
+    check_place(folder, nuclei_px, transcripts, um_to_px, pixels.shape[:2])
     return Section(
         name=str(specs.get("region_name") or folder.name) if own else folder.name,
         organ=organ or own.get("organ", "unknown"),

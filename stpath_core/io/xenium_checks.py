@@ -42,14 +42,16 @@ def usable_transcripts(path: Path, table: Any, *, min_qv: float) -> Any:
     return kept
 
 
-def check_units(folder: Path, nuclei_px, outlines_um, transcripts: pd.DataFrame, um_to_px, shape) -> None:
-    """Catch pixels given as micrometres, and an alignment that does not belong to the image."""
-    x, y = outlines_um[..., 0], outlines_um[..., 1]
-    area = np.abs((x * np.roll(y, -1, 1) - np.roll(x, -1, 1) * y).sum(1)) / 2
-    diameter = 2 * np.sqrt(np.median(area) / np.pi)
+def check_nuclear_size(where: str | Path, nuclei: pd.DataFrame, *, ask: str = UNITS) -> None:
+    """Refuse nuclei (column area_um2) that are no nuclei at this scale. ask : what may be wrong."""
+    diameter = 2 * np.sqrt(nuclei["area_um2"].median() / np.pi)
     if not NUCLEUS_DIAMETER_UM[0] <= diameter <= NUCLEUS_DIAMETER_UM[1]:
-        message = f"{folder}: the median nucleus is {diameter:.3g} um across; {UNITS}"
+        message = f"{where}: the median nucleus is {diameter:.3g} um across; {ask}"
         raise InputError(message)
+
+
+def check_place(folder: Path, nuclei_px, transcripts: pd.DataFrame, um_to_px, shape) -> None:
+    """Catch pixels given as micrometres, and an alignment that does not belong to the image."""
     points = transcripts[["x_um", "y_um"]].to_numpy()
     molecules_px = points @ um_to_px[:2, :2].T + um_to_px[:2, 2]
     size = np.array(shape[::-1])
