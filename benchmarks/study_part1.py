@@ -3,17 +3,17 @@
     python benchmarks/study_part1.py [--seeds 0 1 2 3 4]        # about five minutes a seed on two cores
 
 Runs notebooks 10, 11, 12 and 14 at the cpu profile; what is unchanged is reused, so an interrupted study goes on where
-it stopped. Writes data/results/part1_seeds.csv, a row per seed and key of KEYS, with the git revision; all seeds or
-nothing.
+it stopped. Writes data/results/part1_seeds.csv, a row per seed and key of KEYS, with the revision and the day of the
+run; all seeds or nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 from stpath_core import manifest, stages
 from stpath_core.io.files import atomic_path
@@ -32,27 +32,44 @@ KEYS = (
 )  # fmt: skip
 
 
-def one_seed(seed: int) -> dict[str, float]:
-    """Run the notebooks at a seed; returns their metrics together."""
-    out = stages.home() / "runs" / f"study_seed{seed}"
+def one_seed(seed: int) -> None:
+    """Run the notebooks at a seed into a folder of runs of its own."""
+    out = folder_of(seed)
     words = [sys.executable, "-m", "stpath_core", "run", *NOTEBOOKS, "--reuse", "--seed", str(seed), "--out", str(out)]
     subprocess.run(words, check=True)
-    return json.loads((out / "latest" / "metrics.json").read_text(encoding="utf-8"))
+
+
+def folder_of(seed: int) -> Path:
+    return stages.home() / "runs" / f"study_seed{seed}"
+
+
+def rows_of(seed: int, folder: Path) -> list[list]:
+    """What a seed's runs found: seed, key, value, revision, day."""
+    metrics = manifest.read_json(folder / "latest" / "metrics.json")
+    runs = [manifest.read_json(p) for p in folder.glob("*14_nuclei_claims*/manifest.json")]
+    last = max((run for run in runs if run["status"] == "complete"), key=lambda run: run["begun"])
+    run = [str(last["git"].get("revision", ""))[:12], last["begun"][:10]]
+    return [[seed, key, f"{metrics[key]:.4f}", *run] for key in KEYS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     seeds = parser.parse_args().seeds
-    found = {seed: one_seed(seed) for seed in seeds}
-    revision = manifest.git_revision(stages.home()).get("revision", "")[:12]
+    for seed in seeds:
+        one_seed(seed)
+    write([row for seed in seeds for row in rows_of(seed, folder_of(seed))])
+
+
+def write(rows: list[list]) -> None:
+    """data/results/part1_seeds.csv, whole or not at all."""
     path = stages.home() / "data" / "results" / "part1_seeds.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["seed", "key", "value", "revision"])
-        table.writerows([seed, key, f"{found[seed][key]:.4f}", revision] for seed in seeds for key in KEYS)
-    print(f"{path}: {len(seeds)} seeds, {len(KEYS)} keys")
+        table.writerow(["seed", "key", "value", "revision", "day"])
+        table.writerows(rows)
+    print(f"{path}: {len(rows)} rows")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,44 @@
+"""Committed studies are whole, say where they come from, and hold what the notebooks show of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from stpath_core.io.registry import DATA_FOLDER
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from study_part1 import KEYS, rows_of
+
+from stpath_core import manifest
+
+
+def test_the_study_of_part_1_has_every_key_of_five_seeds_and_its_revisions():
+    table = pd.read_csv(DATA_FOLDER / "results" / "part1_seeds.csv", dtype={"revision": str})
+    assert sorted(table["seed"].unique()) == [0, 1, 2, 3, 4]
+    for _, rows in table.groupby("seed"):
+        assert sorted(rows["key"]) == sorted(KEYS)
+        assert rows["revision"].nunique() == rows["day"].nunique() == 1
+    assert table["revision"].str.fullmatch("[0-9a-f]{12}").all()
+    assert table["value"].notna().all()
+
+
+def test_the_leads_are_differences_of_the_means_they_stand_beside():
+    table = pd.read_csv(DATA_FOLDER / "results" / "part1_seeds.csv").pivot(index="seed", columns="key", values="value")
+    for rival, name in (("part1.labels.fine_abstain", "fine_merged"), ("part1.unseen.type_f1.recipe", "recipe")):
+        lead = table["part1.labels.merged_abstain"] - table[rival]
+        # pooled by organ in the means, image by image in the lead: alike, not equal
+        assert (lead - table[f"part1.labels.over_{name}"]).abs().max() < 0.02
+
+
+def test_rows_of_a_study_come_from_its_runs(tmp_path):
+    manifest.write_json(tmp_path / "latest" / "metrics.json", {key: k / 8 for k, key in enumerate(KEYS)})
+    for name, status, day in (("x", "complete", 2), ("w", "complete", 1), ("y", "failed", 3)):
+        run = {"git": {"revision": "a" * 40}, "begun": f"2026-01-0{day}T03:04:05", "status": status}
+        manifest.write_json(tmp_path / f"{name}-14_nuclei_claims-virtual" / "manifest.json", run)
+    rows = rows_of(3, tmp_path)
+    assert rows[1] == [3, KEYS[1], "0.1250", "a" * 12, "2026-01-02"]
+    assert len(rows) == len(KEYS)
