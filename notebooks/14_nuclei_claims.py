@@ -214,8 +214,9 @@ run.figure("effort", plot.bars(table, points={name: scores.images for name, scor
 
 # %% [markdown]
 # Two answers, and a reader who is told one of them is misled. For *types* the slide is worth more: it brings a thousand
-# typed nuclei, and types are what hand annotation gives so few of. For *outlines* it is worth fewer: carefully drawn borders from three organs soon teach where a nucleus ends as well as a whole slide
-# of borders that come from another scan, of one organ. And the annotator's errors are assumptions, kind ones.
+# typed nuclei, and types are what hand annotation gives so few of. For *outlines* it is worth fewer: carefully drawn
+# borders from three organs soon teach where a nucleus ends as well as a whole slide of borders that come from another
+# scan, of one organ. And the annotator's errors are assumptions, kind ones.
 #
 # ## Does it hold on other tissue?
 # Five tissues, each grown and trained on from its own seed (`benchmarks/study_part1.py`, as committed). A claim about
