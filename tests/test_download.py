@@ -16,6 +16,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -265,7 +266,8 @@ def test_an_interrupted_process_leaves_only_the_part_and_the_next_goes_on(server
     server.slow_s = 0.05
     path = os.pathsep.join([str(NO_NETWORK), str(ROOT)])
     words = [sys.executable, "-c", PROGRAM, f"{server.url}/a.zip", str(tmp_path / "a.zip")]
-    child = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.DEVNULL)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    child = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.DEVNULL, preexec_fn=heard)
     part = tmp_path / "a.zip.part"
     while not (part.exists() and part.stat().st_size > 0):
         assert child.poll() is None
