@@ -11,7 +11,11 @@ from typing import Any
 
 from stpath_core.manifest import read_json, write_json
 
-PART1 = ("10", "11", "12", "13", "14")
+PARTS = {
+    "part1.seconds": ("10", "11", "12", "13", "14"),
+    "part2.seconds": ("20", "21", "22", "23"),
+    "part3.seconds": ("30", "31", "32", "33"),
+}
 
 
 def merge(runs: Path) -> dict[str, Any]:
@@ -42,12 +46,11 @@ def names_data(key: str, dataset: str) -> bool:
 
 
 def _seconds(manifests: list[dict[str, Any]], sources: dict[str, str]) -> dict[str, float]:
-    """part1.seconds: the summed wall time of the newest virtual cpu runs of notebooks 10 to 14, once all five exist."""
+    """A part's seconds: the summed wall time of its notebooks' newest virtual cpu runs, once all exist."""
     runs = {m["notebook"][:2]: m for m in manifests if m["dataset"] == "virtual" and m["profile"] == "cpu"}
-    if not all(number in runs for number in PART1):
-        return {}
-    sources["part1.seconds"] = ", ".join(runs[number]["id"] for number in PART1)
-    return {"part1.seconds": round(sum(runs[number]["seconds"] for number in PART1), 1)}
+    whole = {key: [runs[n] for n in numbers] for key, numbers in PARTS.items() if all(n in runs for n in numbers)}
+    sources |= {key: ", ".join(run["id"] for run in part) for key, part in whole.items()}
+    return {key: round(sum(run["seconds"] for run in part), 1) for key, part in whole.items()}
 
 
 def report_lines(runs: Path) -> list[str]:

@@ -139,6 +139,7 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
     nb.metadata = type(nb.metadata)({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
     parameters = {key: value for key, value in one.given.items() if value is not None and key != "out"}
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it calls `steps: int | None` unknown; we have checked
+    logging.getLogger("asyncio").addFilter(_not_a_dead_kernel)
     progress = CellProgress(nb.cells, quiet=quiet)
     begun, status, message = time.monotonic(), "complete", ""
     try:
@@ -165,6 +166,13 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
     seconds = time.monotonic() - begun
     _complete_record(folder, one, status, seconds, message)
     return Outcome(name, {"complete": "ok"}.get(status, status), folder, seconds, message)
+
+
+def _not_a_dead_kernel(said: logging.LogRecord) -> bool:
+    """False for the task that still waits for a kernel which an interrupt has ended: asyncio prints its traceback."""
+    from nbclient.exceptions import DeadKernelError
+
+    return not (said.exc_info and isinstance(said.exc_info[1], DeadKernelError))
 
 
 def shown(path: Path) -> str:

@@ -258,6 +258,13 @@ def test_part1_seconds_needs_all_five_notebooks(tmp_path):
     assert latest.merge(tmp_path)["part1.seconds"] == 42.5
 
 
+def test_each_part_has_its_seconds(tmp_path):
+    for number in ("20", "21", "22", "23"):
+        write_run(tmp_path, f"r{number}", "1", {}, notebook=f"{number}_x", seconds=2.5)
+    merged = latest.merge(tmp_path)
+    assert (merged["part2.seconds"], "part1.seconds" in merged, "part3.seconds" in merged) == (10.0, False, False)
+
+
 def test_json_with_nan_is_refused_and_the_old_file_stays(tmp_path):
     manifest.write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(ValueError, match="JSON compliant"):

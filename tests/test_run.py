@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from conftest import ROOT
-from stpath_core import cli, manifest, record
+from stpath_core import cli, manifest, record, run
 
 WRITE = '(run.stage / "x.txt").write_text("x" * size)\nreport("part1.size", size)'
 READ = 'text = (run.inputs("10_one") / "x.txt").read_text()\nreport("part1.read", len(text))'
@@ -191,6 +192,16 @@ def test_interrupt_ends_the_kernel_and_exits_130(toys, named):
     told = {m["notebook"]: m["status"] for m in (manifest.read_json(p / "manifest.json") for p in toys.runs)}
     assert told.pop("11_two" if named == "11" else "10_one") == "interrupted"
     assert set(told.values()) <= {"interrupted", "running"}  # the one that is made first may be killed before it writes
+
+
+def test_a_kernel_ended_by_an_interrupt_leaves_no_traceback_of_who_waited_for_it():
+    from nbclient.exceptions import DeadKernelError
+
+    def record_of(error):
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, "", None, (type(error), error, None))
+
+    assert not run._not_a_dead_kernel(record_of(DeadKernelError("Kernel died")))
+    assert run._not_a_dead_kernel(record_of(ValueError("x")))
 
 
 def test_checkpoint_is_told(toys, capsys):
