@@ -262,14 +262,14 @@ from stpath_core import study as studies
 # inputs: run, study
 grid = {"error": list(assay_errors.STRENGTHS), "strength": [0, 1, 2, 3], "seed": [0, 1, 2, 3, 4]}
 errors = studies.table("part1_assay_errors", grid, assay_errors.cost, full=study == "full")
-errors["of the error"] = [assay_errors.STRENGTHS[e][s] for e, s in zip(errors.error, errors.strength, strict=True)]
+errors["share, or µm"] = [assay_errors.STRENGTHS[e][s] for e, s in zip(errors.error, errors.strength, strict=True)]
 asked = ["labels.accuracy", "bpq", "type_f1"]
 lines = sns.relplot(
-    errors[errors.key.isin(asked)], x="of the error", y="value", hue="key", col="error", kind="line", marker="o",
+    errors[errors.key.isin(asked)], x="share, or µm", y="value", hue="key", col="error", kind="line", marker="o",
     height=2.6, aspect=1.1, facet_kws={"sharex": False}, palette=["#999999", "#0072B2", "#D55E00"],
 )  # fmt: skip
 run.figure("assay_errors", lines.axes[0, 0])
-errors.pivot_table(index=["error", "of the error"], columns="key", values="value").round(3)
+errors.pivot_table(index=["error", "share, or µm"], columns="key", values="value").round(3)
 
 # %% [markdown]
 # The three prices could hardly differ more. **Registration is worth most**: the usual 0.8 µm already costs .07 of bPQ,
