@@ -70,5 +70,5 @@ def gene_pearson_loss(pred: Tensor, true: Tensor, group: Tensor | None = None, e
         member = F.one_hot(group).to(pred.dtype)  # (n, groups)
         size = member.sum(0).clamp(min=1)[:, None]
         pred, true = (v - member @ (member.T @ v / size) for v in (pred, true))
-    norms = pred.square().sum(0).sqrt() * true.square().sum(0).sqrt()
-    return -((pred * true).sum(0) / (norms + eps)).mean()
+    norms = ((pred.square().sum(0) + eps) * (true.square().sum(0) + eps)).sqrt()  # inside: the slope at 0 is finite
+    return -((pred * true).sum(0) / norms).mean()
