@@ -35,7 +35,7 @@ class Regularisers:
     hardly seen.
     """
 
-    weights: float = 1.0
+    weights: float = 5.0
     prototypes: float = 0.01
 
 
