@@ -197,9 +197,92 @@ def beyond(
     return smoothed(raw, fold.test.xy_um, fold.test.section, pitches=plus.finish), plus
 
 
+@dataclass(frozen=True)
+class Training:
+    """steps, widths : of the networks (widths of CPNN's trunk and of its analogue without prototypes). draws : of the
+    shuffled control."""
+
+    steps: int = 200
+    widths: tuple[int, int] = (256, 128)
+    seed: int = 0
+    device: str = "cpu"
+    draws: int = 2
+
+
 METHODS = {
     "mean": mean,
     "density": partial(ridge, inputs="density"),
     "ridge": ridge,
     "mospr": partial(ridge, ranks=(*baselines.RANKS, None)),
 }
+
+
+def run_fold(
+    fold: SpotFold, training: Training, *, truth: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[dict[str, np.ndarray], CPNN, residual.Plus]:
+    """Predictions (n, g) of every method on the held-out spots, CPNN, and what `beyond` chose.
+
+    truth : true shares of the training and of the held-out spots, for the oracle.
+    """
+    one = {"steps": training.steps, "seed": training.seed, "device": training.device}
+    wide = one | {"widths": training.widths}
+    found = {name: method(fold) for name, method in METHODS.items()}
+    found |= {"stnet": linear_head(fold, **one), "bleep": retrieval(fold, **one)}
+    found["no_prototype"] = no_prototypes(fold, **wide)
+    model = train_cpnn(fold, **wide)
+    found["cpnn"] = cpnn_answer(model, fold.test)[1]
+    found["beyond"], plus = beyond(fold, model, **wide)
+    for draw in range(training.draws):
+        found[f"shuffled_{draw}"] = shuffled_cpnn(fold, draw=draw, **wide)
+    if truth is not None:
+        found["oracle"] = composition_ridge(fold, *truth)
+    return found, model, plus
+
+
+class Collected:
+    """Out-of-fold predictions of a cohort, fold by fold, as one AnnData at the end.
+
+    obs patient, section, fold; layers target and one per method, nan for genes outside the fold's panel; obsm spatial,
+    cell_type_weights (and composition, composition_cells where they are known); uns["folds"] what each fold chose.
+    """
+
+    def __init__(self, adata: AnnData, types: list[str]) -> None:
+        self.adata, self.types = adata, types
+        self.layers: dict[str, dict[str, np.ndarray]] = {}
+        self.weights = np.zeros((adata.n_obs, len(types)), np.float32)
+        self.fold = np.full(adata.n_obs, -1)
+        self.chosen: list[dict[str, float]] = []
+
+    def add(self, test: np.ndarray, fold: SpotFold, found: dict[str, np.ndarray], model: CPNN, plus) -> None:
+        """Keep one fold's answers; test (n,) bool, the rows of the cohort that it held out."""
+        names = self.adata.var_names[fold.columns]
+        for method, values in {"target": fold.test.target, **found}.items():
+            table = self.layers.setdefault(method, {})
+            for gene, column in zip(names, values.T, strict=True):
+                table.setdefault(gene, np.full(self.adata.n_obs, np.nan, np.float32))[test] = column
+        self.weights[test] = cpnn_answer(model, fold.test)[0]
+        self.fold[test] = len(self.chosen)
+        self.chosen.append({"slope": plus.slope, "rank": plus.residual.rank, "alpha": plus.residual.alpha,
+                            "inner_cpnn": plus.inner[0], "inner_beyond": plus.inner[1],
+                            "absent_from_reference": len(fold.absent)})  # fmt: skip
+
+    def table(self) -> AnnData:
+        """The AnnData of the class's docstring."""
+        import pandas as pd
+        from anndata import AnnData
+
+        genes = list(self.layers["target"])
+        source = self.adata
+        out = AnnData(np.column_stack([self.layers["target"][g] for g in genes]), obs=source.obs.copy(),
+                      var=pd.DataFrame(index=genes))  # fmt: skip
+        out.obs["fold"] = self.fold
+        out.obs[keys.TOTAL_COUNTS] = np.asarray(source.layers[keys.COUNTS].sum(1)).ravel()
+        for method, columns in self.layers.items():
+            out.layers[method] = np.column_stack([columns[g] for g in genes])
+        out.obsm[keys.SPATIAL] = np.asarray(source.obsm[keys.SPATIAL])
+        out.obsm["cell_type_weights"] = pd.DataFrame(self.weights, index=out.obs_names, columns=self.types)
+        for key in ("composition", "composition_cells"):
+            if key in source.obsm:
+                out.obsm[key] = source.obsm[key]
+        out.uns["folds"] = pd.DataFrame(self.chosen)
+        return out

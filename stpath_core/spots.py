@@ -137,9 +137,10 @@ class SpotTable:
         return replace(self, **{name: None if v is None else v[chosen] for name, v in given.items()})
 
     def inner_folds(self, most: int = 3) -> list[np.ndarray]:
-        """Held-out rows of each inner fold, (n,) bool: up to `most` folds of patients, of sections where there is one
-        patient."""
-        unit = self.patient if len(np.unique(self.patient)) > 1 else self.section
+        """Held-out rows of each inner fold, (n,) bool: up to `most` folds of patients; of sections where there is one
+        patient; of the two halves of a single section."""
+        left = np.where(self.xy_um[:, 0] < np.median(self.xy_um[:, 0]), "left", "right")
+        unit = next((u for u in (self.patient, self.section) if len(np.unique(u)) > 1), left)
         return patient_folds(unit, min(most, len(np.unique(unit))))
 
     def sections(self) -> list[np.ndarray]:
