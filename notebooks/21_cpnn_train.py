@@ -30,7 +30,7 @@ spot_patients: int | None = None  # of the virtual cohort of spots; None: what t
 spot_side: int | None = None  # spots along each side of a section, 112 um apart; None: what the profile says
 spot_folds: int | None = None  # each holds out whole patients; None: what the profile says
 spot_steps: int | None = None  # optimiser steps of each network, one section a step; None: what the profile says
-spot_widths: list[int] | None = None  # of the two hidden layers (1024 and 512 in the paper); None: what the profile says
+spot_widths: list[int] | None = None  # of the hidden layers (1024, 512 in the paper); None: the profile's
 spot_genes: int = 250  # of highest total count in the training patients
 features_dir: str = ""  # your encoder's features instead: one CLAM or TRIDENT file per section, <section>.h5
 
@@ -109,7 +109,8 @@ for number, test in enumerate(track(splits, label="folds")):
     found, model, plus = spot_methods.run_fold(fold, training, truth=truth)
     kept.add(test, fold, found, model, plus)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, run.stage / f"cpnn_spots_{number}.safetensors", {"genes": ",".join(cohort.var_names[fold.columns])})
+    names = {"genes": ",".join(cohort.var_names[fold.columns])}
+    save_file(state, run.stage / f"cpnn_spots_{number}.safetensors", names)
 spots = kept.table()
 display(spots.uns["folds"].round(3))
 

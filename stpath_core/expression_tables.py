@@ -43,6 +43,21 @@ def spot_scores(adata: AnnData, extra: Mapping[str, np.ndarray] | None = None) -
     return replace(found, sections=table.sort_values("method", kind="stable").astype({"method": str}))
 
 
+def slide_scores(adata: AnnData, *, n: int = 1000, seed: int = 0) -> ex.SlideScores:
+    """Scores of all layers of a `slides.h5ad` within folds, the draws of the shuffled control averaged."""
+    methods = {m: v for m, v in methods_of(adata).items() if not m.startswith("nb_")}
+    found = ex.score_slides(adata.layers[TARGET], methods, fold=adata.obs["fold"].to_numpy(), n=n, seed=seed,
+                            patient=adata.obs[keys.PATIENT].astype(str).to_numpy())  # fmt: skip
+    merged = []
+    for tables in (found.genes, found.draws):
+        out: dict[tuple[str, str], list[np.ndarray]] = {}
+        for (method, measure), values in tables.items():
+            name = DRAW.rstrip("_") if method.startswith(DRAW) else method
+            out.setdefault((name, measure), []).append(values)
+        merged.append({key: np.mean(values, axis=0) for key, values in out.items()})
+    return ex.SlideScores(*merged)
+
+
 def compositions(adata: AnnData, *, group: str = keys.SECTION) -> pd.DataFrame:
     """CPNN's weights against the truth, a row per type: over all held-out rows, within groups, and mean shares.
 
