@@ -95,20 +95,27 @@ def gene_scatter(
 
 
 def value_maps(
-    xy_um: np.ndarray, values: pd.DataFrame, *, columns: int = 4, size: float = 16.0, titles: Mapping | None = None
+    xy_um: np.ndarray, values: pd.DataFrame, *, columns: int = 4, spot_um: float = 100.0, shared: bool = False
 ) -> np.ndarray:
-    """Spots coloured by each column of a frame (n, k), a panel each with its own scale. Array of Axes."""
-    from stpath_core.plot.style import scalebar
+    """Spots coloured by each column of a frame (n, k), a panel each; shared: one scale for all. Array of Axes."""
+    from stpath_core.plot.assays import spot_map
 
     rows = -(-values.shape[1] // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.3 * rows), squeeze=False, layout="constrained")
+    axes = plt.subplots(rows, columns, figsize=(2.3 * columns, 2.4 * rows), squeeze=False, layout="constrained")[1]
+    limits = (float(values.to_numpy().min()), float(values.to_numpy().max())) if shared else None
     for ax, name in zip(axes.flat, values, strict=False):
-        drawn = ax.scatter(*np.asarray(xy_um).T, c=values[name], s=size, cmap="viridis", linewidths=0)
-        ax.set(xticks=[], yticks=[], aspect="equal", title=(titles or {}).get(name, name))
-        ax.title.set_fontsize(8)
-        ax.invert_yaxis()
-        figure.colorbar(drawn, ax=ax, shrink=0.6).ax.tick_params(labelsize=6)
+        spot_map(np.asarray(xy_um), values[name].to_numpy(), spot_um=spot_um, limits=limits, title=str(name), ax=ax)
     for ax in axes.flat[values.shape[1] :]:
         ax.axis("off")
-    scalebar(axes.flat[0], width_um=float(np.ptp(np.asarray(xy_um)[:, 0])))
     return axes
+
+
+def heat(values: pd.DataFrame, *, label: str = "", ax: Axes | None = None) -> Axes:
+    """A frame as a heat map around 0, rows and columns named."""
+    ax = ax or plt.subplots(figsize=(0.32 * values.shape[1] + 2.2, 0.3 * len(values) + 1.2))[1]
+    reach = float(np.abs(values.to_numpy()).max()) or 1.0
+    drawn = ax.imshow(values, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+    ax.set_xticks(range(values.shape[1]), values.columns, rotation=90, fontsize=7)
+    ax.set_yticks(range(len(values)), values.index, fontsize=8)
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label=label)
+    return ax
