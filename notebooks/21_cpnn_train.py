@@ -58,7 +58,7 @@ from stpath_core.tissue.dissociated import MAJOR_TYPES
 if dataset == "her2st":
     cohort = spot_cohorts.her2st_spots(data_dir, folder=run.stage / "features")
 else:
-    grown = {"seed": seed, "workers": 2, "folder": run.stage / "features"}
+    grown = {"seed": seed, "workers": 2 if spot_patients > 3 else 1, "folder": run.stage / "features"}
     cohort = spot_cohorts.virtual_spots(spot_patients, spot_side, **grown)
     for truth, source in (("composition", "mrna_share"), ("composition_cells", "composition")):
         cohort.obsm[truth] = spot_cohorts.true_shares(cohort, source, MAJOR_TYPES.get)
