@@ -31,6 +31,7 @@ spot_side: int | None = None  # spots along each side of a section, 112 um apart
 spot_folds: int | None = None  # each holds out whole patients; None: what the profile says
 spot_steps: int | None = None  # optimiser steps of each network, one section a step; None: what the profile says
 spot_widths: list[int] | None = None  # of the hidden layers (1024, 512 in the paper); None: the profile's
+control_draws: int | None = None  # of the shuffled control (four times as many on real data, with few patients)
 spot_genes: int = 250  # of highest total count in the training patients
 features_dir: str = ""  # your encoder's features instead: one CLAM or TRIDENT file per section, <section>.h5
 
@@ -91,7 +92,8 @@ print(f"{len(fold.types)} types; {len(fold.absent)} of {spot_genes} panel genes 
 # *Predict:* the first five know nothing of cell types. `mean` predicts the training mean; `density` has three numbers,
 # the mean optical density of red, green and blue; `ridge` has all features; `mospr` is a ridge whose predictions may
 # move along a few axes only; `stnet` is a linear layer trained step by step. `bleep` looks up the training spots whose
-# expression would fit the picture best. `no_prototype` is CPNN without prototypes. `beyond` is our own: CPNN, plus a
+# expression would fit the picture best. `no_prototype` is CPNN without prototypes, `cpnn_free` has prototypes and
+# nothing that ties its weights to a composition. `beyond` is our own: CPNN, plus a
 # ridge of few axes for what its cell types leave. `shuffled` is CPNN with pairs made at random. Who wins?
 
 # %% tags=["copy-me"]
@@ -99,16 +101,17 @@ from safetensors.torch import save_file
 
 from stpath_core.progress import track
 
-# inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, seed, device
-training = spot_methods.Training(spot_steps, tuple(spot_widths), seed=seed, device=device)
+# inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, control_draws, seed, device
+fast = {"steps": spot_steps, "widths": tuple(spot_widths), "draws": control_draws * (1 if dataset == "virtual" else 4)}
+training = spot_methods.Training(**fast, seed=seed, device=device)
 kept = spot_methods.Collected(cohort, list(reference.index))
 known = cohort.obsm["composition"].to_numpy() if "composition" in cohort.obsm else None
 for number, test in enumerate(track(splits, label="folds")):
     fold = spot_methods.make_fold(cohort, reference, test, n_genes=spot_genes)
     truth = None if known is None else (known[~test], known[test])
-    found, model, plus = spot_methods.run_fold(fold, training, truth=truth)
-    kept.add(test, fold, found, model, plus)
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    found, models, plus = spot_methods.run_fold(fold, training, truth=truth)
+    kept.add(test, fold, found, models, plus)
+    state = {name: value.contiguous() for name, value in models[0].state_dict().items()}
     names = {"genes": ",".join(cohort.var_names[fold.columns])}
     save_file(state, run.stage / f"cpnn_spots_{number}.safetensors", names)
 spots = kept.table()

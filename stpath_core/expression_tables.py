@@ -58,16 +58,16 @@ def slide_scores(adata: AnnData, *, n: int = 1000, seed: int = 0) -> ex.SlideSco
     return ex.SlideScores(*merged)
 
 
-def compositions(adata: AnnData, *, group: str = keys.SECTION) -> pd.DataFrame:
+def compositions(adata: AnnData, *, weights: str = "cell_type_weights", group: str = keys.SECTION) -> pd.DataFrame:
     """CPNN's weights against the truth, a row per type: over all held-out rows, within groups, and mean shares.
 
     Truth is obsm["composition"]: shares of the mRNA by the prototypes' types, of which the truth may hold more.
     """
     import pandas as pd
 
-    weights, truth = adata.obsm["cell_type_weights"], adata.obsm["composition"]
-    types = [t for t in weights if t in truth]
-    w, t = weights[types].to_numpy(float), truth[types].to_numpy(float)
+    said, truth = adata.obsm[weights], adata.obsm["composition"]
+    types = [t for t in said if t in truth]
+    w, t = said[types].to_numpy(float), truth[types].to_numpy(float)
     names = adata.obs[group].astype(str).to_numpy()
     within = [np.nan_to_num(ex.pearson(t[names == name], w[names == name])) for name in np.unique(names)]
     rows = {"pearson": np.nan_to_num(ex.pearson(t, w)), "within": np.mean(within, axis=0),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+WEIGHTS = "cell_type_weights"  # obsm
+FREE = Regularisers(weights=0.0, prototypes=0.0)
 FAR = 5.0  # SD, where a feature is cut: a fold of tissue is not a hundred times a feature
 
 
@@ -140,7 +142,8 @@ def train_cpnn(
     torch.manual_seed(seed)
     reg = Regularisers() if regularisers is None else regularisers
     start = torch.as_tensor(fold.profiles if profiles is None else profiles, dtype=torch.float32)
-    model = CPNN(fold.train.features.shape[1], start, widths=widths, trainable=trainable, correction=False)
+    of_spots = {"trainable": trainable, "correction": False, "level": True}
+    model = CPNN(fold.train.features.shape[1], start, widths=widths, **of_spots)
     shares = None if fold.train.shares is None else torch.as_tensor(fold.train.shares)
     if shares is not None:
         model.begin_at(shares.mean(0))
@@ -159,12 +162,15 @@ def cpnn_answer(model: CPNN, table: SpotTable) -> tuple[np.ndarray, np.ndarray]:
     return w.cpu().numpy(), pred.cpu().numpy()
 
 
-def shuffled_cpnn(fold: SpotFold, *, draw: int, **options) -> np.ndarray:
-    """CPNN, spots and their expression (and shares) paired at random within each patient before training."""
+def shuffled_cpnn(fold: SpotFold, *, draw: int, seed: int = 0, **options) -> np.ndarray:
+    """CPNN, spots and their expression (and shares) paired at random within each patient before training.
+
+    Every draw has its own network too: a control of one start would say what that start says.
+    """
     train = fold.train
     order = baselines.shuffled(np.arange(len(train))[:, None], train.patient, seed=draw)[:, 0]
     pairs = replace(train, target=train.target[order], shares=train.shares[order])
-    return cpnn_answer(train_cpnn(replace(fold, train=pairs), **options), fold.test)[1]
+    return cpnn_answer(train_cpnn(replace(fold, train=pairs), seed=seed + 1 + draw, **options), fold.test)[1]
 
 
 def depth_only(fold: SpotFold, total: np.ndarray, of_test: np.ndarray) -> np.ndarray:
@@ -220,8 +226,10 @@ METHODS = {
 
 def run_fold(
     fold: SpotFold, training: Training, *, truth: tuple[np.ndarray, np.ndarray] | None = None
-) -> tuple[dict[str, np.ndarray], CPNN, residual.Plus]:
-    """Predictions (n, g) of every method on the held-out spots, CPNN, and what `beyond` chose.
+) -> tuple[dict[str, np.ndarray], tuple[CPNN, CPNN], residual.Plus]:
+    """Predictions (n, g) of every method on the held-out spots, the two networks, and what `beyond` chose.
+
+    The networks are CPNN, and CPNN without regularisers ("cpnn_free"), whose weights nothing ties to a composition.
 
     truth : true shares of the training and of the held-out spots, for the oracle.
     """
@@ -232,36 +240,40 @@ def run_fold(
     found["no_prototype"] = no_prototypes(fold, **wide)
     model = train_cpnn(fold, **wide)
     found["cpnn"] = cpnn_answer(model, fold.test)[1]
+    free = train_cpnn(fold, regularisers=FREE, **wide)
+    found["cpnn_free"] = cpnn_answer(free, fold.test)[1]
     found["beyond"], plus = beyond(fold, model, **wide)
     for draw in range(training.draws):
         found[f"shuffled_{draw}"] = shuffled_cpnn(fold, draw=draw, **wide)
     if truth is not None:
         found["oracle"] = composition_ridge(fold, *truth)
-    return found, model, plus
+    return found, (model, free), plus
 
 
 class Collected:
     """Out-of-fold predictions of a cohort, fold by fold, as one AnnData at the end.
 
     obs patient, section, fold; layers target and one per method, nan for genes outside the fold's panel; obsm spatial,
-    cell_type_weights (and composition, composition_cells where they are known); uns["folds"] what each fold chose.
+    cell_type_weights and cell_type_weights_free (and composition, composition_cells where they are known); uns["folds"]
+    what each fold chose.
     """
 
     def __init__(self, adata: AnnData, types: list[str]) -> None:
         self.adata, self.types = adata, types
         self.layers: dict[str, dict[str, np.ndarray]] = {}
-        self.weights = np.zeros((adata.n_obs, len(types)), np.float32)
+        self.weights = [np.zeros((adata.n_obs, len(types)), np.float32) for _ in range(2)]
         self.fold = np.full(adata.n_obs, -1)
         self.chosen: list[dict[str, float]] = []
 
-    def add(self, test: np.ndarray, fold: SpotFold, found: dict[str, np.ndarray], model: CPNN, plus) -> None:
-        """Keep one fold's answers; test (n,) bool, the rows of the cohort that it held out."""
+    def add(self, test: np.ndarray, fold: SpotFold, found: dict[str, np.ndarray], models, plus) -> None:
+        """Keep what `run_fold` said of one fold; test (n,) bool, the rows of the cohort that it held out."""
         names = self.adata.var_names[fold.columns]
         for method, values in {"target": fold.test.target, **found}.items():
             table = self.layers.setdefault(method, {})
             for gene, column in zip(names, values.T, strict=True):
                 table.setdefault(gene, np.full(self.adata.n_obs, np.nan, np.float32))[test] = column
-        self.weights[test] = cpnn_answer(model, fold.test)[0]
+        for kept, model in zip(self.weights, models, strict=True):
+            kept[test] = cpnn_answer(model, fold.test)[0]
         self.fold[test] = len(self.chosen)
         self.chosen.append({"slope": plus.slope, "rank": plus.residual.rank, "alpha": plus.residual.alpha,
                             "inner_cpnn": plus.inner[0], "inner_beyond": plus.inner[1],
@@ -281,7 +293,8 @@ class Collected:
         for method, columns in self.layers.items():
             out.layers[method] = np.column_stack([columns[g] for g in genes])
         out.obsm[keys.SPATIAL] = np.asarray(source.obsm[keys.SPATIAL])
-        out.obsm["cell_type_weights"] = pd.DataFrame(self.weights, index=out.obs_names, columns=self.types)
+        for key, values in zip((WEIGHTS, f"{WEIGHTS}_free"), self.weights, strict=True):
+            out.obsm[key] = pd.DataFrame(values, index=out.obs_names, columns=self.types)
         for key in ("composition", "composition_cells"):
             if key in source.obsm:
                 out.obsm[key] = source.obsm[key]

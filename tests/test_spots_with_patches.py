@@ -184,14 +184,14 @@ def test_every_method_finds_planted_structure_and_the_control_does_not(rng):
     known = adata.obsm["composition"].to_numpy()
     for test in ex.patient_folds(adata.obs.patient, 2):
         fold = spot_methods.make_fold(adata, adata.uns["profiles"], test, n_genes=20)
-        found, model, plus = spot_methods.run_fold(fold, training, truth=(known[~test], known[test]))
-        kept.add(test, fold, found, model, plus)
+        found, models, plus = spot_methods.run_fold(fold, training, truth=(known[~test], known[test]))
+        kept.add(test, fold, found, models, plus)
     spots_found = kept.table()
     assert (spots_found.obs["fold"] >= 0).all()
     scores = et.spot_scores(spots_found).table(n=50).set_index(["method", "measure"])["mean"].unstack()
     best = scores.loc["oracle", "pcc"]
     assert best > 0.3
-    for method in ("ridge", "mospr", "density", "cpnn", "beyond", "stnet", "no_prototype", "bleep"):
+    for method in ("ridge", "mospr", "density", "cpnn", "cpnn_free", "beyond", "stnet", "no_prototype", "bleep"):
         assert scores.loc[method, "pcc"] > 0.6 * best, method
     assert abs(scores.loc["shuffled", "pcc"]) < 0.35 * best
     assert np.isnan(scores.loc["mean", "pcc"])
