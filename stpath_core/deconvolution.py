@@ -13,7 +13,7 @@ import numpy as np
 
 from stpath_core.errors import InputError
 
-LEAST = 1e-4  # of a share
+WARM = 5  # rounds before the genes' sensitivity moves with the shares
 CAUGHT = (1e-2, 1e2)  # limits of a gene's sensitivity
 
 
@@ -28,39 +28,49 @@ class Shares:
 
 
 def deconvolve(
-    counts: np.ndarray, profiles: np.ndarray, *, theta: float | np.ndarray = np.inf, rounds: int = 30,
+    counts: np.ndarray,
+    profiles: np.ndarray,
+    *,
+    theta: float = np.inf,
+    rounds: int = 150,
     sensitivity: np.ndarray | None = None,
-) -> Shares:  # fmt: skip
+) -> Shares:
     """Shares of each profile in each row: counts (n, G) raw, profiles (C, G) positive.
 
-    Every row starts at the mean shares of all, and `rounds` of updates take it as far as its counts carry it: few
-    counts, small steps. That early stop is the only prior.
+    theta : dispersion of the rows around their mean; inf is Poisson. sensitivity : (G,) as found on other data; None:
+    estimated with the shares, which takes several rows that differ (one row is explained by it wholly: give it then).
 
-    theta : dispersion of the rows around their mean, a number or (G,); inf is Poisson. sensitivity : (G,) as found on
-    other data; None: estimated here, from the sum of the rows (with one row it explains everything: give it then).
+    All rows start at the mean shares. Sensitivity and shares are updated in turn, because a sensitivity fitted to the
+    sum of the rows alone keeps whatever mixture that sum was first given.
     """
-    counts, profiles = np.asarray(counts, np.float64), np.asarray(profiles, np.float64)
+    counts, profiles = np.asarray(counts, np.float32), np.asarray(profiles, np.float32)
     if counts.ndim != 2 or counts.shape[1] != profiles.shape[1]:
         message = f"counts are {counts.shape}, profiles {profiles.shape}; both need the same genes: shared_genes(...)"
         raise InputError(message)
-    if (counts < 0).any() or not np.isfinite(counts).all() or not (profiles > 0).all():
+    if not np.isfinite(counts).all() or (counts < 0).any() or not (profiles > 0).all():
         message = "counts must be finite and >= 0 and profiles > 0: pass raw counts and prototypes of fit_prototypes"
         raise InputError(message)
     total = counts.sum(0)
     if sensitivity is None:
         mixed, caught = gene_sensitivity(total, profiles)
     else:
-        caught = np.asarray(sensitivity, np.float64)
+        caught = np.asarray(sensitivity, np.float32)
         mixed = nnls_shares(total[None], profiles * caught)[0]
-    seen = profiles * caught
-    w = (0.9 * mixed + 0.1 / len(mixed)) * (counts.sum(1) / (mixed @ seen).sum())[:, None]
-    for _ in range(rounds):
-        mean = np.maximum(w @ seen, 1e-9)
-        if np.all(np.isinf(theta)):
-            w *= ((counts / mean) @ seen.T) / seen.sum(1)
-        else:
-            w *= ((counts / mean) @ seen.T) / (((counts + theta) / (mean + theta)) @ seen.T)
+    seen = (profiles * caught).astype(np.float32)
+    w = ((0.9 * mixed + 0.1 / len(mixed)) * (counts.sum(1) / (mixed @ seen).sum())[:, None]).astype(np.float32)
+    for k in range(rounds):
+        expected = np.maximum(w @ seen, 1e-9)
+        w *= _pull(counts, expected, seen, theta)
+        if sensitivity is None and k >= WARM:
+            caught = np.clip(caught * (total + 1) / (w.sum(0) @ seen + 1), *CAUGHT)
+            seen = (profiles * caught).astype(np.float32)
     return Shares(_to_one(w), caught)
+
+
+def _pull(counts: np.ndarray, expected: np.ndarray, seen: np.ndarray, theta: float) -> np.ndarray:
+    """Factor (n, C) of one multiplicative update; its fixed point has the highest likelihood."""
+    up = (counts / expected) @ seen.T
+    return up / seen.sum(1) if np.isinf(theta) else up / (((counts + theta) / (expected + theta)) @ seen.T)
 
 
 def gene_sensitivity(total: np.ndarray, profiles: np.ndarray, *, rounds: int = 8) -> tuple[np.ndarray, np.ndarray]:

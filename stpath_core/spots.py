@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stpath_core.errors import InputError
+from stpath_core.expression import patient_folds
 from stpath_core.features import tile_features
 from stpath_core.io.features import Features, read_features, write_features
 from stpath_core.stain import optical_density
@@ -135,10 +136,12 @@ class SpotTable:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: None if v is None else v[chosen] for name, v in given.items()})
 
-    def inner_folds(self) -> list[np.ndarray]:
-        """Held-out rows of each inner fold, (n,) bool: a patient at a time, or a section where there is one patient."""
-        unit = self.patient if len(np.unique(self.patient)) > 1 else self.section
-        return [unit == name for name in np.unique(unit)]
+    def inner_folds(self, most: int = 3) -> list[np.ndarray]:
+        """Held-out rows of each inner fold, (n,) bool: up to `most` folds of patients; of sections where there is one
+        patient; of the two halves of a single section."""
+        left = np.where(self.xy_um[:, 0] < np.median(self.xy_um[:, 0]), "left", "right")
+        unit = next((u for u in (self.patient, self.section) if len(np.unique(u)) > 1), left)
+        return patient_folds(unit, min(most, len(np.unique(unit))))
 
     def sections(self) -> list[np.ndarray]:
         """Rows of each section."""

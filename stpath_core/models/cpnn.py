@@ -35,7 +35,7 @@ class Regularisers:
     hardly seen.
     """
 
-    weights: float = 1.0
+    weights: float = 5.0
     prototypes: float = 0.01
 
 
@@ -44,7 +44,8 @@ class CPNN(nn.Module):
 
     features : d. profiles : (C, G) positive, any scale per row kept: rows are what a cell (or a unit of mRNA) of each
     type adds, in counts per 10,000. widths : of the two hidden layers, 1024 and 512 in the paper. sensitivity : (G,)
-    gene factors m of the deconvolution, where `correction` starts.
+    gene factors m of the deconvolution, where `correction` starts. level : of features relative to a section, see
+    `trunk`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CPNN(nn.Module):
         dropout: float = 0.3,
         trainable: bool = True,
         correction: bool = True,
+        level: bool = False,
         sensitivity: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class CPNN(nn.Module):
             raise InputError(message)
         types, genes = profiles.shape
         self.before, self.after = nn.Dropout(dropout), nn.Dropout(dropout)
-        self.trunk = trunk(features, widths)
+        self.trunk = trunk(features, widths, level=level)
         self.head = nn.Linear(widths[1], types)
         nn.init.xavier_normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -111,11 +113,13 @@ class CPNN(nn.Module):
         return self.log_profiles - self.start
 
     def begin_at(self, shares: Tensor) -> None:
-        """Let the weights start at the mean shares (C,) of the training data: from there on only differences are
-        learned."""
+        """Let the weights start at the mean shares (C,) of the training data, the same for every patch.
+
+        From a random start a network that has learned nothing answers with a pattern, and a pattern has a correlation.
+        """
         with torch.no_grad():
             self.head.bias.copy_(shares.clamp(min=1e-3).log())
-            self.head.weight.mul_(0.1)
+            self.head.weight.zero_()
 
 
 def divergence(shares: Tensor, w: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class NoPrototypes(nn.Module):
 
     def __init__(self, features: int, genes: int, *, widths: tuple[int, int] = (1024, 512)) -> None:
         super().__init__()
-        self.trunk = trunk(features, widths)
+        self.trunk = trunk(features, widths, level=True)
         self.genes = nn.Linear(widths[1], genes)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, d) -> (n, g), log1p of a positive rate
@@ -71,13 +71,18 @@ class Projection(nn.Module):
         return self.norm(low + self.drop(self.second(F.gelu(low))))
 
 
-def trunk(features: int, widths: tuple[int, int]) -> nn.Sequential:
-    """d -> widths -> GELU after each, Xavier-normal: what CPNN puts before its softmax."""
+def trunk(features: int, widths: tuple[int, int], *, level: bool = False) -> nn.Sequential:
+    """d -> widths -> GELU after each, Xavier-normal: what CPNN puts before its softmax.
+
+    level : bring every row to mean square 1 first. Where features are relative to a section, the length of a row says
+    how unusual the patch is, and noise in a softmax is larger where the row is longer: even a network that has learned
+    nothing answers unusual patches with more of the rarer types.
+    """
     layers = [nn.Linear(features, widths[0]), nn.GELU(), nn.Linear(*widths), nn.GELU()]
     for layer in layers[::2]:
         nn.init.xavier_normal_(layer.weight)
         nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
+    return nn.Sequential(*([nn.RMSNorm(features, eps=1e-6, elementwise_affine=False)] if level else []), *layers)
 
 
 def retrieval_loss(images: Tensor, expressions: Tensor, temperature: float = 1.0) -> Tensor:
