@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -230,6 +231,46 @@ def centred_cosine(profiles: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:
     a, b = a - a.mean(0), b - b.mean(0)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return pd.Series((a * b).sum(1) / np.maximum(norms, 1e-12), index=types, name="cosine")
+
+
+def planted_profiles(reference: AnnData, types: pd.Series) -> pd.DataFrame:
+    """Of a virtual reference: the planted profile of each type (C, G), mixed as the reference mixes its fine types."""
+    truth = reference.varm["prototypes"].T
+    share = pd.crosstab(types, reference.obs[keys.CELL_TYPE].astype(str))
+    share = share[[c for c in share if c in truth.index]]
+    mixed = share.to_numpy() @ truth.loc[share.columns].to_numpy() / share.to_numpy().sum(1, keepdims=True)
+    return pd.DataFrame(mixed, index=list(share.index), columns=reference.var_names)
+
+
+def pseudobulk(
+    reference: AnnData, types: pd.Series, *, n: int, cells: int = 200, seed: int = 0
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Sums of cells drawn in known shares: counts (n, G), and shares (n, C) of the molecules by type.
+
+    Shares of cells are drawn from a flat Dirichlet, cells with replacement.
+    """
+    rng, names = np.random.default_rng(seed), sorted(types.dropna().unique())
+    of_type = [np.flatnonzero(types == t) for t in names]
+    counts = np.zeros((n, reference.n_vars))
+    held = np.zeros((n, len(names)))
+    for row, shares in enumerate(rng.dirichlet(np.ones(len(names)), size=n)):
+        for k, number in enumerate(rng.multinomial(cells, shares)):
+            drawn = rng.choice(of_type[k], number)
+            part = np.asarray(reference.layers[keys.COUNTS][drawn].sum(0)).ravel()
+            counts[row] += part
+            held[row, k] = part.sum()
+    return counts, pd.DataFrame(held / held.sum(1, keepdims=True), columns=names)
+
+
+def find_reference(data_dir: str, scrna: str) -> Path:
+    """The h5ad of a reference: `scrna`, or the one file of a folder scrna/ in or beside data_dir."""
+    if scrna:
+        return Path(scrna).expanduser()
+    found = [p for folder in (Path(data_dir), Path(data_dir).parent) for p in sorted(folder.glob("scrna/wu*.h5ad"))]
+    if not found:
+        message = f"{data_dir} has no scrna/wu*.h5ad in it or beside it: pass -p scrna=FILE.h5ad, raw counts with types"
+        raise InputError(message)
+    return found[0]
 
 
 def _grouped(reference: AnnData, groups: pd.Series) -> tuple[np.ndarray, np.ndarray, list[str]]:
