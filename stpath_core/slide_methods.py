@@ -19,6 +19,7 @@ from stpath_core import deconvolution, keys
 from stpath_core import expression as ex
 from stpath_core.errors import InputError
 from stpath_core.features import feature_names
+from stpath_core.fit import pick_device
 from stpath_core.io.counts import whole_numbers
 from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import residual
@@ -162,7 +163,7 @@ def attention(fold: SlideFold, *, steps: int, seed: int = 0, device: str = "cpu"
     torch.manual_seed(seed)
     train = fold.train
     level, unit = train.target.mean(0), train.target.std(0) + 1e-3
-    y = torch.as_tensor((train.target - level) / unit, device=device)
+    y = torch.as_tensor((train.target - level) / unit, device=pick_device(device))
     model = networks.GatedAttention(train.mean.shape[1], y.shape[1])
     networks.train_bags(
         model, train.bags, lambda net, x, mask, rows: F.mse_loss(net(x, mask), y[rows]), steps=steps, seed=seed,
@@ -176,7 +177,7 @@ def no_prototypes(
 ) -> np.ndarray:
     """CPNN's trunk and likelihood without its prototypes."""
     torch.manual_seed(seed)
-    counts, library = (torch.as_tensor(v, device=device) for v in (fold.train.counts, fold.train.library))
+    counts, library = (torch.as_tensor(v, device=pick_device(device)) for v in (fold.train.counts, fold.train.library))
     model = networks.NoPrototypeBags(fold.train.mean.shape[1], counts.mean(0) + 1e-3, widths=widths)
 
     def loss(net, x, mask, rows):
@@ -198,7 +199,8 @@ def train_cpnn(
     model = CPNN(fold.train.mean.shape[1], start, widths=widths, trainable=trainable, correction=correction)
     model.begin_at(torch.as_tensor(fold.train.shares).mean(0))
     counts, library, shares = (
-        torch.as_tensor(v, device=device) for v in (fold.train.counts, fold.train.library, fold.train.shares)
+        torch.as_tensor(v, device=pick_device(device))
+        for v in (fold.train.counts, fold.train.library, fold.train.shares)
     )
 
     def loss(net, x, mask, rows):
