@@ -2,6 +2,7 @@
 
 from stpath_core.plot.assays import TISSUE_COLOURS, embedding, share_bars, spot_map, tissue_colour
 from stpath_core.plot.charts import bars, cell_map, confusion, reliability, training_curves
+from stpath_core.plot.expression import curves, gene_scatter, heat, method_scores, pit_histogram, value_maps
 from stpath_core.plot.images import compare, contact_sheet, gallery, overlay, probability_map, training_tiles
 from stpath_core.plot.style import (
     COLOURS,
@@ -22,12 +23,17 @@ __all__ = [
     "compare",
     "confusion",
     "contact_sheet",
+    "curves",
     "embedding",
     "fine_colours",
     "gallery",
+    "gene_scatter",
+    "heat",
     "jpeg_in_notebooks",
     "legend",
+    "method_scores",
     "overlay",
+    "pit_histogram",
     "probability_map",
     "reliability",
     "scalebar",
@@ -37,4 +43,5 @@ __all__ = [
     "training_curves",
     "training_tiles",
     "type_names",
+    "value_maps",
 ]

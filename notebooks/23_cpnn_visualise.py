@@ -1,0 +1,188 @@
+# ---
+# title: What did the prototypes learn?
+# part: 2
+# goals: [see a composition beside its picture and its truth, say which cell types drive a gene, tell a gene that is
+#   predicted from one that merely follows depth]
+# needs: [21_cpnn_train]
+# datasets: [virtual, her2st]
+# reads: [spots.h5ad, cohort.h5ad and cpnn_spots_*.safetensors of notebook 21]
+# writes: [genes.csv]
+# time: 30 s (cpu profile, 2 cores)
+# memory: 1.8 GB
+# ---
+
+# %% [markdown]
+# # What did the prototypes learn?
+#
+# A regression answers with numbers. CPNN answers with a mixture, and a mixture can be looked at: where is which cell
+# type, which of them carries a gene, and did training leave the prototypes what they were?
+# **When a model gives reasons, are they the reasons?**
+
+# %% tags=["parameters"]
+dataset: str = "virtual"  # virtual; with data_dir: her2st
+data_dir: str = ""  # a folder with counts/, spots/ and images/ as HER2ST's
+seed: int = 0  # tissue and training seed
+device: str = "auto"  # not used here: nothing is trained
+profile: str = "cpu"  # smoke, cpu, gpu
+out: str = ""  # where the run is recorded; empty: runs/
+section: str = ""  # to look at; empty: the first one held out by the first fold
+shown: int = 4  # cell types in the maps, those of the largest spread
+
+# %%
+from stpath_core.record import begin, report
+
+run = begin("23_cpnn_visualise", globals())
+
+# %% tags=["copy-me"]
+import anndata
+from IPython.display import display
+
+from stpath_core import cpnn_views as views
+from stpath_core import plot
+
+# inputs: run, dataset, data_dir, section
+trained = run.inputs("21_cpnn_train")
+spots, cohort = (anndata.read_h5ad(trained / name) for name in ("spots.h5ad", "cohort.h5ad"))
+key = "part2" if dataset == "virtual" else f"part2.{dataset}"
+name = section or str(spots.obs.loc[spots.obs["fold"] == 0, "section"].iloc[0])
+here = spots[spots.obs["section"].astype(str) == name]
+weights, xy_um = here.obsm["cell_type_weights"], here.obsm["spatial"]
+print(f"{name}: {here.n_obs} spots that the model of fold {here.obs['fold'].iloc[0]} has not seen")
+
+# %% [markdown]
+# ## Weights beside picture and truth
+# *Before you look:* which types can an eye tell apart at this size, and which will the model have to guess from their
+# company?
+
+# %%
+plot.jpeg_in_notebooks()
+picture, mpp = views.section_picture(cohort, name, data_dir=data_dir)
+run.figure("picture", plot.overlay(picture, mpp))
+largest = list(weights.std().sort_values(ascending=False).index[:shown])
+run.figure("weights", plot.value_maps(xy_um, weights[largest].add_suffix(", weight")).flat[0])
+if "composition" in here.obsm:
+    true = here.obsm["composition"][largest]
+    run.figure("truth", plot.value_maps(xy_um, true.add_suffix(", truth")).flat[0])
+    agree = true.corrwith(weights[largest])
+    display(agree.round(2).rename("Pearson in this section").to_frame())
+    report(f"{key}.spot.map_pearson", float(agree.mean()))
+
+# %% [markdown]
+# ## Which types drive a gene?
+# A prediction is a sum over types, so its variance over the section can be divided among them. Columns sum to 1: a
+# type with a large positive share brings the gene in, one with a negative share is absent where the gene is high.
+
+# %% tags=["copy-me"]
+# inputs: trained, here, weights, views, plot
+number = int(here.obs["fold"].iloc[0])
+prototypes = views.read_prototypes(trained / f"cpnn_spots_{number}.safetensors", list(weights.columns))
+shares = views.drivers(weights, prototypes.log_profiles)
+contrast = prototypes.start.max() - prototypes.start.median()
+marked = list(contrast.sort_values(ascending=False).index[:20])
+run.figure("drivers", plot.heat(shares[marked].clip(-1, 2), label="share of the predicted variance"))
+agreed = (shares[marked].idxmax() == prototypes.start[marked].idxmax()).mean()
+report(f"{key}.spot.driver_is_owner", float(agreed))
+
+# %% [markdown]
+# Shown are the twenty panel genes that one type owns most clearly in the reference. Where the largest share is not the
+# owner's, the model explains the gene by another type that lives in the same places: right prediction, wrong reason.
+#
+# ## What did training change?
+# L starts at the reference and may move. *Predict:* will it move most in genes that one type owns, or in genes
+# that all types share?
+
+# %%
+moved = prototypes.moved()
+far = list(moved.abs().max().sort_values(ascending=False).index[:20])
+run.figure("moved", plot.heat(moved[far], label="change of log L"))
+size = moved.pow(2).mean(axis=1).pow(0.5)
+display(size.rename("root mean square change of log L").round(3).to_frame())
+report(f"{key}.spot.moved", float(moved.pow(2).to_numpy().mean() ** 0.5))
+kept = prototypes.log_profiles.T.corrwith(prototypes.start.T).min()
+report(f"{key}.spot.prototype_kept", float(kept))
+
+# %% [markdown]
+# ## Genes predicted well and badly
+# Two simple suspects: a gene that can hardly be measured cannot be predicted (its ceiling is low), and a gene that
+# follows depth is predicted by whoever predicts depth.
+
+# %% tags=["copy-me"]
+# inputs: spots, cohort, views, plot
+genes = views.gene_table(spots, cohort)
+display(genes.sort_values("pcc", ascending=False).round(3).head(8), genes.sort_values("pcc").round(3).head(5))
+style = {"names": genes.index.to_numpy(), "ylabel": "Pearson of CPNN"}
+run.figure("by_ceiling", plot.gene_scatter(genes.ceiling, genes.pcc, xlabel="ceiling of the gene", **style))
+run.figure("by_depth", plot.gene_scatter(genes.with_depth, genes.pcc, xlabel="correlation with log total", **style))
+for suspect in ("ceiling", "with_depth"):
+    strength = genes[suspect].abs() if suspect == "with_depth" else genes[suspect]
+    report(f"{key}.spot.score_follows_{suspect}", float(strength.corr(genes.pcc, method="spearman")))
+
+# %% [markdown]
+# ## Maps of genes
+# The best gene and a middling one: measured, by CPNN, and by the step beyond it.
+
+# %%
+import pandas as pd
+
+inside = genes.loc[~pd.isna(here.layers["target"]).any(0)].sort_values("pcc")
+for gene in (inside.index[-1], inside.index[len(inside) // 2]):
+    column = here.var_names.get_loc(gene)
+    maps = {f"{gene}, {layer}": here.layers[layer][:, column] for layer in ("target", "cpnn", "beyond")}
+    run.figure(f"map_{gene}", plot.value_maps(xy_um, pd.DataFrame(maps), columns=3).flat[0])
+
+# %% [markdown]
+# ## What has a place?
+# **Moran's I** (squidpy) says how far neighbouring spots agree. A gene without spatial structure has nothing that a
+# picture's structure could predict; a prediction that is much smoother than what was measured has left something out.
+
+# %%
+from stpath_core import tables
+
+sq, panel = tables.squidpy(), inside.index
+measured = anndata.AnnData(here[:, panel].layers["target"].copy(), obsm={"spatial": xy_um}, var=inside[[]])
+measured.layers["cpnn"] = here[:, panel].layers["cpnn"].copy()
+with tables.quiet():
+    sq.gr.spatial_neighbors(measured, n_neighs=8, coord_type="generic")
+    moran = {}
+    for layer in (None, "cpnn"):
+        sq.gr.spatial_autocorr(measured, mode="moran", layer=layer, n_perms=None, genes=list(panel))
+        moran[layer or "measured"] = measured.uns["moranI"]["I"]
+moran = pd.DataFrame(moran).reindex(panel)
+run.figure(
+    "moran", plot.gene_scatter(moran.measured, inside.pcc, xlabel="Moran's I, measured", **style | {"names": panel})
+)
+for side in moran:
+    report(f"{key}.spot.moran_{side}", float(moran[side].median()))
+
+# %% [markdown]
+# ## Prototypes as everybody draws them
+# scanpy's matrix plot of the trained prototypes, on the markers of above, in standard deviations over types.
+
+# %%
+with tables.quiet():
+    import scanpy as sc
+
+    drawn = anndata.AnnData(prototypes.log_profiles[marked])
+    drawn.obs["type"] = pd.Categorical(drawn.obs_names)
+    axes = sc.pl.matrixplot(drawn, marked, groupby="type", standard_scale="var", show=False)
+    run.figure("matrix", axes["mainplot_ax"])
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1 (5 minutes)
+# Take the two types whose weights are most alike over the section. Can their prototypes still be told apart?
+
+# %% tags=["solution"]
+alike = weights.corr().where(lambda c: c < 1).stack().sort_values()
+first, second = alike.index[-1]
+profiles = prototypes.log_profiles.loc[[first, second]]
+print(f"{first} and {second}: weights {alike.iloc[-1]:.2f}, prototypes {profiles.T.corr().iloc[0, 1]:.2f}")
+
+# %% [markdown]
+# ## Key points
+# - A map of weights convinces; a correlation with truth proves. Where there is no truth, look for a marker.
+# - The type that drives a prediction need not be the type that owns the gene.
+# - A gene is predicted when it can be measured and when the picture knows it: check both before you praise the model.
+
+# %%
+genes.to_csv(run.stage / "genes.csv")
+run.done()
