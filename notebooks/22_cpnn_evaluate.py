@@ -64,7 +64,7 @@ print(f"{blurred.n_obs} spots lie on images coarser than 2 um per pixel and are 
 # %% tags=["copy-me"]
 from stpath_core import noise
 
-# inputs: spots, cohort, sharp, coins
+# inputs: spots, cohort, sharp, coins, display, key, report
 columns = cohort.var_names.get_indexer(spots.var_names)
 ceiling = noise.ceiling(cohort[sharp].layers["counts"], columns, spots.obs["section"], repeats=coins)
 display(ceiling.round(3))
@@ -82,7 +82,7 @@ report(f"{key}.spot.ceiling.scc", ceiling["scc"].mean())
 # %% tags=["copy-me"]
 from stpath_core import plot
 
-# inputs: spots, et, draws
+# inputs: spots, et, draws, display, run
 scores = et.spot_scores(spots)
 table = scores.table(n=draws)
 wide = table.pivot(index="method", columns="measure", values=["mean", "lo", "hi", "over_sections"])
@@ -138,7 +138,7 @@ for a in ("ridge", "density", "cpnn"):
 # test. And take the total out of both sides (a partial correlation): what is left?
 
 # %% tags=["copy-me"]
-# inputs: spots, et, draws
+# inputs: spots, et, draws, display, key, report, rivals
 depth = et.spot_scores(spots, {"depth": et.depth_predictor(spots)}).table(n=draws)
 depth = depth[depth.method == "depth"].set_index("measure")
 left = et.without_depth(spots, [m for m in rivals if m in spots.layers] + ["beyond"])
@@ -174,7 +174,7 @@ display(both.pivot_table(index="method", columns=["measure", "target"], values="
 # of each type in the mRNA under the spot, over all held-out spots, and within sections.
 
 # %% tags=["copy-me"]
-# inputs: spots, et
+# inputs: spots, et, display, key, report
 if "composition" in spots.obsm:
     types = et.compositions(spots)
     untied = et.compositions(spots, weights="cell_type_weights_free")["pearson"]
@@ -219,7 +219,7 @@ if "slides" in slides:
 # falls anywhere in it with equal chance, and 80 % of them into the central 80 %.
 
 # %% tags=["copy-me"]
-# inputs: slides, noise
+# inputs: slides, noise, display, plot, report, run
 fitted = {n: s for n, s in slides.items() if "nb_mean" in s.layers}
 pits = {}
 for name, s in fitted.items():
@@ -243,6 +243,21 @@ inside = ~np.isnan(spots.layers["target"]).any(0)
 for method in ("ridge", "cpnn", "beyond"):
     whole = ex.gene_scores(spots.layers["target"][:, inside], spots.layers[method][:, inside])["pcc"].mean()
     print(f"{method}: pooled {whole:.3f}, within sections {left.loc[method, 'pcc']:.3f}")
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2 (5 minutes)
+# Papers like to show their 50 best genes. Choose them once by their score in the section at hand, and once by their
+# score in all the other sections. How much of the first figure is choice?
+
+# %% tags=["solution"]
+by_section = np.nan_to_num(scores.genes["beyond", "pcc"])  # (sections, genes)
+n_best = min(50, by_section.shape[1] // 3)
+for how in ("in the section itself", "in the others"):
+    tops = []
+    for k in range(len(by_section)):
+        judge = by_section[k] if how.endswith("itself") else np.delete(by_section, k, axis=0).mean(0)
+        tops.append(by_section[k][np.argsort(-judge)[:n_best]].mean())
+    print(f"best {n_best} genes {how}: {np.mean(tops):.3f}")
 
 # %% [markdown]
 # ## Key points

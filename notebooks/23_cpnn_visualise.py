@@ -75,7 +75,7 @@ if "composition" in here.obsm:
 # type with a large positive share brings the gene in, one with a negative share is absent where the gene is high.
 
 # %% tags=["copy-me"]
-# inputs: trained, here, weights, views, plot
+# inputs: trained, here, weights, views, plot, key, report, run
 number = int(here.obs["fold"].iloc[0])
 prototypes = views.read_prototypes(trained / f"cpnn_spots_{number}.safetensors", list(weights.columns))
 shares = views.drivers(weights, prototypes.log_profiles)
@@ -131,7 +131,7 @@ if "ERBB2" in prototypes.start:
 # follows depth is predicted by whoever predicts depth.
 
 # %% tags=["copy-me"]
-# inputs: spots, cohort, views, plot
+# inputs: spots, cohort, views, plot, display, key, report, run
 genes = views.gene_table(spots, cohort)
 display(genes.sort_values("pcc", ascending=False).round(3).head(8), genes.sort_values("pcc").round(3).head(5))
 style = {"names": genes.index.to_numpy(), "ylabel": "Pearson of CPNN"}
@@ -199,6 +199,18 @@ alike = weights.corr().where(lambda c: c < 1).stack().sort_values()
 first, second = alike.index[-1]
 profiles = prototypes.log_profiles.loc[[first, second]]
 print(f"{first} and {second}: weights {alike.iloc[-1]:.2f}, prototypes {profiles.T.corr().iloc[0, 1]:.2f}")
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2 (5 minutes)
+# In which genes does `beyond` say something else than CPNN, and does it say it better?
+
+# %% tags=["solution"]
+from stpath_core import expression as ex
+
+target, one, other = (here[:, panel].layers[layer] for layer in ("target", "cpnn", "beyond"))
+differ = pd.DataFrame({"agreement": ex.pearson(one, other), "cpnn": ex.pearson(target, one)}, index=panel)
+differ["beyond"] = ex.pearson(target, other)
+display(differ.sort_values("agreement").head(8).round(2))
 
 # %% [markdown]
 # ## Key points
