@@ -25,7 +25,7 @@ seed: int = 0  # tissue and training seed
 device: str = "auto"  # not used here: nothing is trained
 profile: str = "cpu"  # smoke, cpu, gpu
 out: str = ""  # where the run is recorded; empty: runs/
-section: str = ""  # to look at; empty: the first one held out by the first fold
+section: str = ""  # to look at; empty: the first one (of the finest image)
 shown: int = 4  # cell types in the maps, those of the largest spread
 
 # %%
@@ -35,6 +35,7 @@ run = begin("23_cpnn_visualise", globals())
 
 # %% tags=["copy-me"]
 import anndata
+import pandas as pd
 from IPython.display import display
 
 from stpath_core import cpnn_views as views
@@ -44,7 +45,8 @@ from stpath_core import plot
 trained = run.inputs("21_cpnn_train")
 spots, cohort = (anndata.read_h5ad(trained / name) for name in ("spots.h5ad", "cohort.h5ad"))
 key = "part2" if dataset == "virtual" else f"part2.{dataset}"
-name = section or str(spots.obs.loc[spots.obs["fold"] == 0, "section"].iloc[0])
+finest = cohort.obs["mpp"] == cohort.obs["mpp"].min() if "mpp" in cohort.obs else spots.obs["fold"] == 0
+name = section or str(spots.obs["section"][finest.to_numpy()].iloc[0])
 here = spots[spots.obs["section"].astype(str) == name]
 weights, xy_um = here.obsm["cell_type_weights"], here.obsm["spatial"]
 print(f"{name}: {here.n_obs} spots that the model of fold {here.obs['fold'].iloc[0]} has not seen")
@@ -73,7 +75,7 @@ if "composition" in here.obsm:
 # type with a large positive share brings the gene in, one with a negative share is absent where the gene is high.
 
 # %% tags=["copy-me"]
-# inputs: trained, here, weights, views, plot
+# inputs: trained, here, weights, views, plot, key, report, run
 number = int(here.obs["fold"].iloc[0])
 prototypes = views.read_prototypes(trained / f"cpnn_spots_{number}.safetensors", list(weights.columns))
 shares = views.drivers(weights, prototypes.log_profiles)
@@ -102,12 +104,34 @@ kept = prototypes.log_profiles.T.corrwith(prototypes.start.T).min()
 report(f"{key}.spot.prototype_kept", float(kept))
 
 # %% [markdown]
+# ## What the reference does not know
+# Some types of the tissue are not in the reference (fat cells burst; one type is left out of every virtual reference),
+# and some genes are not in its cells: HER2ST's tumours are full of *ERBB2*, and the reference at hand is of a
+# triple-negative one. Something has to take their place. What?
+
+# %%
+if "composition" in spots.obsm:
+    lacking = [t for t in spots.obsm["composition"] if t not in weights]
+    stand_in = {t: spots.obsm["cell_type_weights"].corrwith(spots.obsm["composition"][t]) for t in lacking}
+    display(pd.DataFrame(stand_in).round(2))
+if "ERBB2" in prototypes.start:
+    table = {"before": prototypes.start["ERBB2"], "after": prototypes.log_profiles["ERBB2"]}
+    display(
+        pd.DataFrame(table).round(2), spots.to_df().mean().rank(ascending=False)[["ERBB2"]].rename("rank in counts")
+    )
+
+# %% [markdown]
+# On the tissue of seed 0 the reference lacks plasma cells, and the weights of T and B cells follow them (.54 and .51):
+# they live in the same infiltrate, and the picture of one is the picture of the others. B cells then come out at .12
+# where .03 is true, which no correlation would tell. On HER2ST, training left *ERBB2*, first in counts, where the
+# reference had put it. A weight is a share among the types on offer, never more.
+#
 # ## Genes predicted well and badly
 # Two simple suspects: a gene that can hardly be measured cannot be predicted (its ceiling is low), and a gene that
 # follows depth is predicted by whoever predicts depth.
 
 # %% tags=["copy-me"]
-# inputs: spots, cohort, views, plot
+# inputs: spots, cohort, views, plot, display, key, report, run
 genes = views.gene_table(spots, cohort)
 display(genes.sort_values("pcc", ascending=False).round(3).head(8), genes.sort_values("pcc").round(3).head(5))
 style = {"names": genes.index.to_numpy(), "ylabel": "Pearson of CPNN"}
@@ -119,13 +143,12 @@ for suspect in ("ceiling", "with_depth"):
 
 # %% [markdown]
 # ## Maps of genes
-# The best gene and a middling one: measured, by CPNN, and by the step beyond it.
+# The best gene, the worst of the twenty markers, and a middling gene: measured, by CPNN, and by the step beyond it.
 
 # %%
-import pandas as pd
-
 inside = genes.loc[~pd.isna(here.layers["target"]).any(0)].sort_values("pcc")
-for gene in (inside.index[-1], inside.index[len(inside) // 2]):
+marker = inside.index[inside.index.isin(marked)][0] if inside.index.isin(marked).any() else inside.index[0]
+for gene in dict.fromkeys((inside.index[-1], marker, inside.index[len(inside) // 2])):
     column = here.var_names.get_loc(gene)
     maps = {f"{gene}, {layer}": here.layers[layer][:, column] for layer in ("target", "cpnn", "beyond")}
     run.figure(f"map_{gene}", plot.value_maps(xy_um, pd.DataFrame(maps), columns=3).flat[0])
@@ -176,6 +199,18 @@ alike = weights.corr().where(lambda c: c < 1).stack().sort_values()
 first, second = alike.index[-1]
 profiles = prototypes.log_profiles.loc[[first, second]]
 print(f"{first} and {second}: weights {alike.iloc[-1]:.2f}, prototypes {profiles.T.corr().iloc[0, 1]:.2f}")
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2 (5 minutes)
+# In which genes does `beyond` say something else than CPNN, and does it say it better?
+
+# %% tags=["solution"]
+from stpath_core import expression as ex
+
+target, one, other = (here[:, panel].layers[layer] for layer in ("target", "cpnn", "beyond"))
+differ = pd.DataFrame({"agreement": ex.pearson(one, other), "cpnn": ex.pearson(target, one)}, index=panel)
+differ["beyond"] = ex.pearson(target, other)
+display(differ.sort_values("agreement").head(8).round(2))
 
 # %% [markdown]
 # ## Key points

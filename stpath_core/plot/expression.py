@@ -80,7 +80,7 @@ def curves(table: pd.DataFrame, x: str, *, y: str = "value", line: str = "key", 
 
 
 def gene_scatter(
-    x: np.ndarray, y: np.ndarray, names: np.ndarray, *, xlabel: str, ylabel: str, n: int = 6, ax: Axes | None = None
+    x: np.ndarray, y: np.ndarray, names: np.ndarray, *, xlabel: str, ylabel: str, n: int = 3, ax: Axes | None = None
 ) -> Axes:
     """A dot per gene (g,), the `n` highest and the `n` lowest in y named."""
     ax = ax or plt.subplots(figsize=(4.2, 3.4))[1]
