@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors: nuclei segmentation and typing (Part 1).
+"""Losses as pure functions of tensors: nuclei segmentation and typing (Part 1), expression of spots (Part 2).
 
 Shapes: B images, K classes, (h, w) the output grid. Every function returns a scalar tensor; a batch in which a term is
 undefined (no nucleus, no known label) gives an exact zero that still carries a gradient, so a step never becomes NaN.
@@ -56,3 +56,19 @@ def type_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> T
     if not known.any():
         return logits.sum() * 0.0
     return F.cross_entropy(logits[known], labels[known], weight=weight)
+
+
+def gene_pearson_loss(pred: Tensor, true: Tensor, group: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """Minus the Pearson correlation per gene, mean over genes: CPNN's loss for spots.
+
+    pred, true : (n, G). group : (n,) whole numbers; both sides are centred within each group, so that a batch of
+    several sections teaches no offset between them. A gene that does not vary adds 0.
+    """
+    if group is None:
+        pred, true = pred - pred.mean(0), true - true.mean(0)
+    else:
+        member = F.one_hot(group).to(pred.dtype)  # (n, groups)
+        size = member.sum(0).clamp(min=1)[:, None]
+        pred, true = (v - member @ (member.T @ v / size) for v in (pred, true))
+    norms = pred.square().sum(0).sqrt() * true.square().sum(0).sqrt()
+    return -((pred * true).sum(0) / (norms + eps)).mean()
