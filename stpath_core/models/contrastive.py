@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,15 +108,23 @@ class PatchEncoder(nn.Module):
 
 
 class FeatureEncoder(nn.Module):
-    """A small perceptron on features that were computed once: (B, d_in) float -> (B, d)."""
+    """A small perceptron on features that were computed once, standardised here: (B, d_in) float -> (B, d)."""
 
     def __init__(self, d_in: int, *, dim: int = 128, dropout: float = 0.1):
         super().__init__()
         self.dim = dim
+        self.register_buffer("mean", torch.zeros(d_in))
+        self.register_buffer("sd", torch.ones(d_in))
         self.body = nn.Sequential(nn.Linear(d_in, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, dim))
 
+    def standardise(self, features: np.ndarray) -> FeatureEncoder:
+        """Take mean and SD from the features of training spots, (n, d_in)."""
+        self.mean.copy_(torch.from_numpy(features.mean(0)))
+        self.sd.copy_(torch.from_numpy(features.std(0) + 1e-6))
+        return self
+
     def forward(self, features: Tensor) -> Tensor:
-        return self.body(features)
+        return self.body((features - self.mean) / self.sd)
 
 
 class ContrastiveModel(nn.Module):
@@ -137,7 +146,7 @@ class ContrastiveModel(nn.Module):
     def tau(self) -> Tensor:
         """The temperature, () tensor: a sigmoid between the walls, so that no step can leave them."""
         low, high = TAU_BOUNDS
-        return low + (high - low) * torch.sigmoid(self.heat)
+        return (low + (high - low) * torch.sigmoid(self.heat)).clamp(low, high)
 
     def forward(self, image: Tensor, gene: Tensor) -> tuple[Tensor, Tensor]:
         """(B, ...) patches or features and (B, d) embeddings -> u, v (B, D) of unit length."""
