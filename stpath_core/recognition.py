@@ -1,7 +1,8 @@
 """Stage 2 of Part 3: teach an image encoder by the expression under each spot, then ask it about an unseen patient.
 
-What trains here sees pictures, places and the embedding of stage 1, never a label: `Pairs` has no field for one. Labels
-come in at the very end, in `recognition_scores.probe`, and there those of the held-out patient are what is asked, not what is told.
+What trains here sees pictures, places and the embedding of stage 1, never a label: `Pairs` has no field for one.
+Labels come in at the very end, in `recognition_scores.probe`, and those of the held-out patient are what is asked
+there, not what is told.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def train(
 
 
 def untrained(pairs: Pairs, rows: np.ndarray, *, settings: Settings | None = None, seed: int = 0) -> ContrastiveModel:
-    """The same network as it starts: the control that says what the architecture and the features know by themselves."""
+    """The same network as it starts: the control that says what architecture and features know by themselves."""
     s = settings or Settings()
     torch.manual_seed(seed)
     return ContrastiveModel(image_encoder(pairs.image, rows, s), 1, dim=s.dim, dropout=s.dropout).eval()

@@ -1,4 +1,4 @@
-"""What an image embedding knows of tissue classes in patients it never met: fixed probe, retrieval, few labels, gain."""
+"""What an image embedding knows of tissue classes in unseen patients: fixed probe, retrieval, few labels, gain."""
 
 from __future__ import annotations
 

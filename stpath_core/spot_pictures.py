@@ -29,7 +29,7 @@ def cohort_patches(
     """A patch of H&E around every spot, (n, S, S, 3) uint8 at `mpp`, S = patch_um / mpp, in the order of `adata`.
 
     A virtual cohort carries its recipe in uns and its images are grown again. Real spots name their image in
-    uns["images"], section -> {"path", "mpp"}, and lie at obsm["spatial_px"]; an image finer than `mpp` is averaged down.
+    uns["images"], section -> {"path", "mpp"}, and lie at obsm["spatial_px"]; a finer image is averaged down.
     """
     size = round(patch_um / mpp)
     sections = [str(name) for name in adata.obs[keys.SECTION].unique()]
@@ -68,3 +68,27 @@ def resized(patches: np.ndarray, size: int) -> np.ndarray:
     x = torch.from_numpy(patches).permute(0, 3, 1, 2).float()
     x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return x.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def pictured(adata: AnnData, *, data_dir: str = "") -> AnnData:
+    """The spots that have a picture, without their counts, ready for `cohort_patches`.
+
+    All spots of a virtual cohort; of an ST folder (HER2ST) those whose section has an image there, with
+    obsm["spatial_px"] and uns["images"] filled in.
+    """
+    from stpath_core.io import frame_of, open_st
+
+    light = adata[:, :0].copy()
+    if "recipe" in adata.uns:
+        return light
+    names = [str(name) for name in adata.obs[keys.SECTION].unique()]
+    opened = {name: one for name, one in open_st(data_dir, names).items() if "image" in one.uns}
+    if not opened:
+        message = f"none of the sections {', '.join(names)} has an image in {data_dir}: stage 2 needs images/images.csv"
+        raise InputError(message)
+    light = light[light.obs[keys.SECTION].astype(str).isin(list(opened))].copy()
+    light.uns["images"] = {n: {"path": one.uns["image"], "mpp": frame_of(one).mpp} for n, one in opened.items()}
+    place = [opened[str(s)] for s in light.obs[keys.SECTION]]
+    row = [one.obs_names.get_loc(name) for one, name in zip(place, light.obs_names, strict=True)]
+    light.obsm[keys.SPATIAL_PX] = np.stack([one.obsm[keys.SPATIAL_PX][i] for one, i in zip(place, row, strict=True)])
+    return light

@@ -73,7 +73,7 @@ def floor(u: Tensor, v: Tensor, target: Target) -> Tensor:
 
 
 class Projection(nn.Module):
-    """Head of BLEEP: linear, then GELU, linear and dropout around a residual, layer norm. (B, d) -> (B, D), unit length."""
+    """BLEEP's head: linear; GELU, linear and dropout beside it; layer norm. (B, d) -> (B, D), unit length."""
 
     def __init__(self, d: int, *, dim: int = 64, dropout: float = 0.1):
         super().__init__()

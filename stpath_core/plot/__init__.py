@@ -3,6 +3,7 @@
 from stpath_core.plot.assays import TISSUE_COLOURS, embedding, share_bars, spot_map, tissue_colour
 from stpath_core.plot.charts import bars, cell_map, confusion, reliability, training_curves
 from stpath_core.plot.images import compare, contact_sheet, gallery, overlay, probability_map, training_tiles
+from stpath_core.plot.recognition import attention, contrastive_curves, curve, patch_rows, target_matrices
 from stpath_core.plot.style import (
     COLOURS,
     METHOD_COLOURS,
@@ -17,22 +18,27 @@ __all__ = [
     "COLOURS",
     "METHOD_COLOURS",
     "TISSUE_COLOURS",
+    "attention",
     "bars",
     "cell_map",
     "compare",
     "confusion",
     "contact_sheet",
+    "contrastive_curves",
+    "curve",
     "embedding",
     "fine_colours",
     "gallery",
     "jpeg_in_notebooks",
     "legend",
     "overlay",
+    "patch_rows",
     "probability_map",
     "reliability",
     "scalebar",
     "share_bars",
     "spot_map",
+    "target_matrices",
     "tissue_colour",
     "training_curves",
     "training_tiles",
