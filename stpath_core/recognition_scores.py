@@ -46,31 +46,52 @@ def lonely_classes(label: np.ndarray, patient: np.ndarray) -> list[str]:
 
 
 def probe(
-    embeddings: Mapping[str, np.ndarray], label: np.ndarray, patient: np.ndarray, *, told: Sequence[bool] | None = None
+    embeddings: Mapping[str, np.ndarray],
+    label: np.ndarray,
+    patient: np.ndarray,
+    *,
+    told: Mapping[str, np.ndarray] | None = None,
 ) -> Scores:
     """Judge embeddings, one per held-out patient, by the fixed probe: LDA with equal priors on the others' labels.
 
-    embeddings : held-out patient -> (n, D) of all spots. told : (n,) whose labels the probe may use (few-label curves);
-    None: all. A class that only the held-out patient has cannot be named right; it stays in the score.
+    embeddings : held-out patient -> (n, D) of all spots. told : held-out patient -> (n,) bool, whose labels the probe
+    may use (`few_told`); None: all. A class that only the held-out patient has cannot be named right; it stays in the
+    score.
     """
     known = classed(label)
-    told = known if told is None else known & np.asarray(told)
     predicted, patients = np.full(len(label), keys.UNLABELLED, object), {}
     for name, x in embeddings.items():
-        asked, teach = known & (patient == name), told & (patient != name)
+        asked, teach = known & (patient == name), known & (patient != name)
+        teach &= True if told is None else told[name]
         if asked.any():
-            predicted[asked] = _lda(x[teach], label[teach], x[asked])
+            predicted[asked] = lda(x[teach], label[teach], x[asked])
             patients[name] = macro_f1(label[asked], predicted[asked])
     asked = known & np.isin(patient, list(patients))
     return Scores(macro_f1(label[asked], predicted[asked]), patients, predicted.astype(str))
 
 
-def _lda(x: np.ndarray, label: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def lda(x: np.ndarray, label: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Labels of `asked` (m, D) by linear discriminant analysis with equal priors on x (n, D).
+
+    With fewer than ten spots per dimension the covariance is shrunk (Ledoit and Wolf 2004), or it could not be inverted.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     classes = np.unique(label)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(len(classes), 1 / len(classes)))
+    if len(classes) < 2:
+        return np.full(len(asked), classes[0])
+    how = {"solver": "lsqr", "shrinkage": "auto"} if len(x) < 10 * x.shape[1] else {"solver": "svd"}
+    model = LinearDiscriminantAnalysis(priors=np.full(len(classes), 1 / len(classes)), **how)
     return model.fit(x, label).predict(asked)
+
+
+def transferred(z: np.ndarray, label: np.ndarray, patient: np.ndarray, held_out: str) -> np.ndarray:
+    """(n,) labels as expression tells them: known ones stay, unlabelled spots of the patients that are not held out get
+    the class that the probe on z (n, k) names; those of the held-out patient stay as they are."""
+    known, out = classed(label), np.array(label, object)
+    teach, fill = known & (patient != held_out), (label == keys.UNLABELLED) & (patient != held_out)
+    out[fill] = lda(z[teach], label[teach], z[fill])
+    return out.astype(str)
 
 
 def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:

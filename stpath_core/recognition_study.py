@@ -1,0 +1,123 @@
+"""Whole experiments of Part 3 in one call: a tissue grown, both stages, every fold, every arm, scored by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stpath_core import expression, gene_sides, keys, tissue
+from stpath_core import recognition_scores as scores
+from stpath_core.features import tile_features
+from stpath_core.models.expression_baselines import fit_ridge
+from stpath_core.recognition import Pairs, Settings
+from stpath_core.recognition_arms import ARMS, CONTROLS, TARGETS, Arm, embed_arms
+from stpath_core.spot_pictures import PATCH_MPP, cohort_patches
+from stpath_core.spots import centred
+from stpath_core.tissue import AssayEffects
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
+PENALTIES = (10.0, 100.0, 1e3, 1e4)
+GRID = ("raw", "pca", "scvi", "scanvi")
+
+
+def with_batch(strength: float, effects: AssayEffects | None = None) -> AssayEffects:
+    """The effects with every batch effect on expression multiplied by `strength`: 0 none, 1 as calibrated. The stain of
+    patients, and all that is not a batch effect of expression, stays."""
+    base = effects or AssayEffects()
+    return replace(base, **{f.name: strength * getattr(base, f.name) for f in fields(base) if f.name in BATCH})
+
+
+@lru_cache(maxsize=2)
+def pictures(seed: int, array: int, patients: int, confounding: float) -> np.ndarray:
+    """(n, 96) features of a virtual cohort's spots. They do not depend on the batch effect of expression."""
+    cohort = grown(seed, array, patients, AssayEffects(confounding=confounding))
+    return tile_features(cohort_patches(cohort), mpp=PATCH_MPP)
+
+
+@lru_cache(maxsize=2)
+def grown(seed: int, array: int, patients: int, effects: AssayEffects) -> AnnData:
+    """The cohort of notebook 30."""
+    return tissue.spot_cohort(patients, rows=array, columns=array, seed=seed, effects=effects)
+
+
+def sides_of(
+    cohort: AnnData, names: Sequence[str], *, folds: Sequence[str] | None = None, seed: int = 0, epochs: int = 60
+) -> dict[str, dict[str, np.ndarray]]:
+    """Stage 1 on every fold: held-out patient -> side -> z (n, k), fitted without that patient."""
+    columns = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL))
+    counts, told = cohort.layers[keys.COUNTS].toarray(), list(columns)
+    out = {}
+    for who in folds or sorted(set(told[0])):
+        fold = gene_sides.fold(counts, *told, who, seed=seed, epochs=epochs)
+        out[who] = {name: gene_sides.SIDES[name](fold) for name in names}
+    return out
+
+
+def pairs_of(cohort: AnnData, image: np.ndarray) -> tuple[Pairs, np.ndarray]:
+    """A cohort and its pictures as stage 2 sees them, and the labels apart."""
+    patient, section, label = (
+        cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL)
+    )
+    return Pairs(image, np.asarray(cohort.obsm[keys.SPATIAL]), patient, section), label
+
+
+def run_tissue(
+    seed: int,
+    arms: Mapping[str, Arm] = ARMS,
+    *,
+    controls: tuple[str, ...] = CONTROLS,
+    strength: float = 1.0,
+    confounding: float = 0.0,
+    array: int = 12,
+    patients: int = 8,
+    training_seed: int = 0,
+    epochs: int = 60,
+    settings: Settings | None = None,
+) -> dict[str, float]:
+    """One tissue from its seed to the scores: "<arm>.pooled", "<arm>.mean" and "<arm>.<patient>" (macro-F1)."""
+    effects = with_batch(strength, AssayEffects(confounding=confounding))
+    cohort = grown(seed, array, patients, effects)
+    pairs, label = pairs_of(cohort, pictures(seed, array, patients, confounding))
+    sides = sides_of(cohort, sorted({arm.side for arm in arms.values()}), seed=training_seed, epochs=epochs)
+    embedded = embed_arms(pairs, sides, label, arms=arms, controls=controls, settings=settings, seed=training_seed)
+    out = {}
+    for name, folds in embedded.items():
+        found = scores.probe(folds, label, pairs.patient)
+        out |= {f"{name}.pooled": found.pooled, f"{name}.mean": found.mean}
+        out |= {f"{name}.{who}": value for who, value in found.patient.items()}
+    return out
+
+
+def grid_arms(sides: Sequence[str] = GRID) -> dict[str, Arm]:
+    """All sides with all targets, "<side>.<target>"."""
+    return {f"{side}.{target}": Arm(side, target) for side in sides for target in TARGETS}
+
+
+def predict_expression(
+    cohort: AnnData, inputs: Mapping[str, np.ndarray], *, genes: int = 50
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge from frozen embeddings to the `genes` of highest total; returns predicted and measured, (n, genes) each.
+
+    inputs : held-out patient -> (n, D) of all spots. Both sides are taken relative to the section's mean, as they are
+    scored; the penalty is chosen on inner folds of the training patients. Rows of patients that were not held out are nan.
+    """
+    patient, section = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION))
+    counts = cohort.layers[keys.COUNTS]
+    columns = expression.panel(counts, np.arange(cohort.n_obs), genes)
+    measured = centred(expression.target(counts, columns), section)
+    predicted = np.full_like(measured, np.nan)
+    for who, x in inputs.items():
+        rows = patient != who
+        x = centred(x, section)
+        x = x / (x[rows].std(0) + 1e-6)
+        inner = [patient[rows] == name for name in np.unique(patient[rows])]
+        ridge = fit_ridge(x[rows], measured[rows], section[rows], inner, alphas=PENALTIES)
+        predicted[~rows] = ridge(x[~rows])
+    return predicted, measured
