@@ -74,19 +74,22 @@ run.figure("patches", axes.flat[0])
 # A convolutional network on the patches is what one would train with a GPU. On two cores we let a small perceptron
 # read about a hundred statistics of stain and texture, computed once for every patch: seconds instead of hours, and
 # every comparison of this part can be made patient by patient. The network on patches is trained below, once.
+#
+# The statistics are computed of the patches as scanned, which is what this notebook trains on, and of the same patches
+# brought to a common stain, for notebook 32.
 
 # %% tags=["copy-me"]
-from stpath_core.features import tile_features
 from stpath_core.recognition import Pairs
 from stpath_core.recognition_files import read_sides
+from stpath_core.recognition_study import both_features
 
 # inputs: run, stage, spots, shown, patches, patient, section, patch_mpp
-features = tile_features(patches, mpp=patch_mpp)  # (n, 96)
-pairs = Pairs(features, shown.obsm[keys.SPATIAL], patient, section)
+features = both_features(patches, section, mpp=patch_mpp)  # (n, 96) each: as scanned, in a common stain
+pairs = Pairs(features["as scanned"], shown.obsm[keys.SPATIAL], patient, section)
 sides = read_sides(stage / "embeddings.h5", spots.obs_names.get_indexer(shown.obs_names))
 held_out = pairs.patients[0]
 rows = np.flatnonzero(patient != held_out)
-np.savez(run.stage / "pairs.npz", features=features, patches=patches, names=shown.obs_names.to_numpy(str))
+np.savez(run.stage / "pairs.npz", patches=patches, names=shown.obs_names.to_numpy(str), **features)
 print(f"{len(pairs)} spots of {len(pairs.patients)} patients; {held_out} ({len(pairs) - len(rows)}) is held out here")
 
 # %% [markdown]
@@ -241,8 +244,10 @@ network, history = recognition.train(seen, sides[held_out]["scvi"], rows, settin
 recognition_files.save(run.stage / "patch_encoder.safetensors", network, settings=deep, held_out=held_out, side="scvi")
 curves = pd.concat([curves, pd.DataFrame(history).assign(network="patches, scvi")])
 curves.to_csv(run.stage / "history.csv", index=False)
-ours = recognition.embed(network, seen.image, at_once=256), recognition.embed_genes(network, sides[held_out]["scvi"])
-on_patches = scores.retrieval(*ours, section, asked)
+z = sides[held_out]["scvi"]
+on_patches = scores.retrieval(
+    recognition.embed(network, seen.image, at_once=256), recognition.embed_genes(network, z), section, asked
+)
 report(f"{key}.retrieval_rank.patches", (on_patches["rank.image_to_gene"] + on_patches["rank.gene_to_image"]) / 2)
 
 # %% [markdown]
@@ -275,7 +280,7 @@ for size in (16, 64, 256):
 # ## Key points
 # - A contrastive loss means nothing until it stands beside log(batch), and a low loss is no merit: the patient is the
 #   easiest thing to recognise.
-# - The target decides who counts as a twin; the embedding on the gene side decides whether twins can be of two patients.
+# - The target decides who counts as a twin; the embedding beside the picture decides whether patients can share twins.
 # - Retrieval on an unseen patient needs no labels and asks the right question.
 # - Next: notebook 32 asks what such an encoder knows of tissue classes, patient by patient, beside its controls.
 

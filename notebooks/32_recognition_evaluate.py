@@ -57,7 +57,8 @@ from stpath_core.recognition_study import pairs_of
 stage, trained = run.inputs("30_gene_encoder"), np.load(run.inputs("31_contrastive_train") / "pairs.npz")
 spots = anndata.read_h5ad(stage / "spots.h5ad")
 spots = spots[trained["names"]].copy()  # those with a picture
-pairs, label = pairs_of(spots, trained["features"])
+pictures, label = pairs_of(spots, {name: trained[name] for name in ("as scanned", "common stain")})
+pairs = pictures["as scanned"]
 whole = anndata.read_h5ad(stage / "spots.h5ad", backed="r").obs_names
 sides = read_sides(stage / "embeddings.h5", whole.get_indexer(spots.obs_names))
 patient, section, folds = pairs.patient, pairs.section, tuple(pairs.patients)
@@ -89,7 +90,8 @@ def stages(told, *, peek):
     whole = gene_sides.Fold(counts, patient, section, told, held_out="nobody", epochs=3)
     fold = whole if peek else gene_sides.fold(counts, patient, section, told, folds[0], epochs=3)
     guided = {"scanvi": gene_sides.scanvi(fold)}
-    return embed(train_arm(pairs, guided, ARMS["scanvi_inter"], folds[0], settings=brief), pairs.image)
+    model = train_arm(pairs, guided, told, ARMS["scanvi_inter"], folds[0], settings=brief)
+    return embed(model, pairs.image)
 
 
 leakage.audit_labels(partial(stages, peek=False), label, patient == folds[0])
@@ -117,12 +119,12 @@ except InputError as alarm:
 from stpath_core.progress import track
 from stpath_core.recognition_arms import embed_arms
 
-# inputs: run, pairs, counts, sides, patient, section, label, folds, steps, seed
+# inputs: run, pictures, counts, sides, patient, section, label, folds, steps, seed
 for who in folds:
     sides[who]["raw"] = gene_sides.raw(gene_sides.fold(counts, patient, section, label, who))
 settings = Settings(steps=steps)
 how = {"settings": settings, "seed": seed, "folds": folds}
-embedded = embed_arms(pairs, sides, label, progress=partial(track, label="patients"), **how)
+embedded = embed_arms(pictures, sides, label, progress=partial(track, label="patients"), **how)
 places = {f"{arm}/{who}": u for arm, by_fold in embedded.items() for who, u in by_fold.items()}
 np.savez(run.stage / "embeddings.npz", **places)
 
@@ -132,6 +134,7 @@ np.savez(run.stage / "embeddings.npz", **places)
 # patient over the classes that the patient has.
 
 # %% tags=["copy-me"]
+import matplotlib.pyplot as plt
 from IPython.display import display
 
 from stpath_core import evaluate, plot
@@ -174,17 +177,17 @@ expect(f"{key}.shuffled_over_random", over_random, low=-0.6, high=0.02, why=why)
 # *Predict:* what is a batch-agnostic encoder worth now?
 
 # %% tags=["copy-me"]
-from stpath_core import recognition_study
+from stpath_core import recognition_arms, recognition_study
 from stpath_core.recognition_arms import embed_arms
 
-# inputs: dataset, run, spots, pairs, label, zero_folds, settings, seed
+# inputs: dataset, run, spots, pairs, pictures, label, zero_folds, settings, seed
 if dataset == "virtual":
     recipe = next(iter(spots.uns["recipe"]["sections"].values()))
     calm = recognition_study.grown(seed, int(recipe["rows"]), len(pairs.patients), recognition_study.with_batch(0.0))
     few = {arm: ARMS[arm] for arm in (*RIVALS, best)}
-    needed = sorted({arm.side for arm in few.values()})
+    needed = recognition_arms.needed_sides(few)
     calm_sides = recognition_study.sides_of(calm, needed, folds=folds[:zero_folds], seed=seed)
-    without = embed_arms(pairs, calm_sides, label, arms=few, controls=(), **how | {"folds": folds[:zero_folds]})
+    without = embed_arms(pictures, calm_sides, label, arms=few, **how | {"folds": folds[:zero_folds]})
     read = {arm: scores.probe(u, label, patient) for arm, u in without.items()}
     lead = scores.gain(read[best], [read[arm] for arm in RIVALS], draws=draws)
     report(f"{key}.gain_at_zero_batch_effect", *lead[:3])
@@ -239,6 +242,39 @@ report(f"{key}.expression_harm", *told.difference(best, "random", "pcc")[:3])
 
 # %% [markdown]
 # PLACEHOLDER_EXPRESSION
+#
+# ## The whole grid, more tissues, and the strength of the batch
+# What ran above is one tissue. The committed studies hold all sides with all targets, and the gain over the strength of
+# the batch effect (0: none, 1: as calibrated, 2: twice as strong) and over the confounding of patient with class (1:
+# every patient is of a single class). `-p study=full` makes them anew.
+#
+# *Predict:* where along each curve is a batch-agnostic encoder worth most? Is there a place where it does harm?
+
+# %% tags=["copy-me"]
+from stpath_core import study as studies
+from stpath_core.recognition_study import GRID_STUDY, STRENGTH_STUDY, run_grid, run_strength
+
+# inputs: run, study, dataset
+grid = studies.table("part3_grid", GRID_STUDY, run_grid, full=study == "full")
+strength = studies.table("part3_strength", STRENGTH_STUDY, run_strength, full=study == "full")
+pooled = grid[grid.key.str.endswith(".pooled")].assign(arm=lambda t: t.key.str.removesuffix(".pooled"))
+whole = pooled.groupby("arm")["value"].agg(["mean", "std", "count"])
+cells = whole[whole.index.str.count("[.]") == 1]["mean"]
+cells.index = pd.MultiIndex.from_tuples([tuple(name.split(".")) for name in cells.index], names=["side", "target"])
+display(cells.unstack().round(3), whole[whole.index.str.count("[.]") == 0].round(3))
+
+# %%
+lines = strength[strength.key.str.endswith(".mean")].assign(arm=lambda t: t.key.str.removesuffix(".mean"))
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+for ax, (factor, other, at) in zip(
+    axes, (("strength", "confounding", 0.0), ("confounding", "strength", 1.0)), strict=True
+):
+    some = lines[lines[other] == at].groupby([factor, "arm"], as_index=False)["value"].mean()
+    plot.curve(some.rename(columns={"value": "macro-F1"}), x=factor, y="macro-F1", by="arm", ax=ax)
+run.figure("strength", figure)
+
+# %% [markdown]
+# PLACEHOLDER_STUDY
 
 # %%
 run.done()

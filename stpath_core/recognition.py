@@ -65,7 +65,7 @@ class Settings:
     batch_size: int = 256
     lr: float = 2e-3
     weight_decay: float = 1e-2
-    dim: int = 32  # of the space where image and expression meet
+    dim: int = 64  # of the space where image and expression meet
     width: int = 128  # of the perceptron on features
     dropout: float = 0.1
     encoder: str = "resnet10t"  # timm, where the pictures are patches
@@ -166,7 +166,7 @@ def untrained(pairs: Pairs, rows: np.ndarray, *, settings: Settings | None = Non
 def supervised(
     pairs: Pairs, label: np.ndarray, rows: np.ndarray, *, settings: Settings | None = None, seed: int = 0
 ) -> ContrastiveModel:
-    """The same network, taught by the labels of `rows` alone (cross-entropy, classes of equal weight), no expression."""
+    """The same network, taught by the labels of `rows` alone (cross-entropy, classes weighted equal), no expression."""
     s = settings or Settings()
     rows = rows[~np.isin(label[rows], NOT_A_CLASS)]
     classes, code = np.unique(label[rows], return_inverse=True)
@@ -240,3 +240,25 @@ def mutual_partners(
         )
 
     return partner
+
+
+@torch.no_grad()
+def occlusion(
+    model: ContrastiveModel, patches: np.ndarray, v: np.ndarray, *, cover: int = 14, step: int = 7
+) -> np.ndarray:
+    """Where a network on patches looks: how far the match with v falls when a square of each patch is covered.
+
+    patches : (n, 3, S, S) uint8; v : (n, D) of unit length, what each picture is compared with. cover, step : side of
+    the grey square and its stride, px. Returns (n, k, k), 1 where covering costs that patch most, 0 where it costs
+    nothing or helps. Unlike a map of activations it works for any encoder, and it means what it says.
+    """
+    size = patches.shape[-1]
+    corners = list(range(0, size - cover + 1, step))
+    whole = (embed(model, patches) * v).sum(1)  # (n,)
+    heat = np.empty((len(patches), len(corners), len(corners)), np.float32)
+    for i, top in enumerate(corners):
+        for j, left in enumerate(corners):
+            covered = patches.copy()
+            covered[..., top : top + cover, left : left + cover] = patches.mean((2, 3), keepdims=True).astype(np.uint8)
+            heat[:, i, j] = whole - (embed(model, covered) * v).sum(1)
+    return heat.clip(0) / np.maximum(heat.max((1, 2), keepdims=True), 1e-6)

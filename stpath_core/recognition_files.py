@@ -1,4 +1,4 @@
-"""Files of Part 3: the sides that stage 1 hands over, and checkpoints of image encoders (weights and JSON, no pickle)."""
+"""Files of Part 3: the sides that stage 1 hands over, and checkpoints of image encoders (weights and JSON)."""
 
 from __future__ import annotations
 

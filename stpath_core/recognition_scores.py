@@ -73,7 +73,7 @@ def probe(
 def lda(x: np.ndarray, label: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Labels of `asked` (m, D) by linear discriminant analysis with equal priors on x (n, D).
 
-    With fewer than ten spots per dimension the covariance is shrunk (Ledoit and Wolf 2004), or it could not be inverted.
+    Below ten spots per dimension the covariance is shrunk (Ledoit and Wolf 2004), or it could not be inverted.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 

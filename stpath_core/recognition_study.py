@@ -14,8 +14,17 @@ from stpath_core import recognition_scores as scores
 from stpath_core.features import tile_features
 from stpath_core.models.expression_baselines import fit_ridge
 from stpath_core.recognition import Pairs, Settings
-from stpath_core.recognition_arms import ARMS, CONTROLS, TARGETS, Arm, embed_arms
-from stpath_core.spot_pictures import PATCH_MPP, cohort_patches
+from stpath_core.recognition_arms import (
+    ARMS,
+    AS_SCANNED,
+    COMMON_STAIN,
+    TARGETS,
+    Arm,
+    Control,
+    embed_arms,
+    needed_sides,
+)
+from stpath_core.spot_pictures import PATCH_MPP, cohort_patches, common_stain
 from stpath_core.spots import centred
 from stpath_core.tissue import AssayEffects
 
@@ -35,10 +44,17 @@ def with_batch(strength: float, effects: AssayEffects | None = None) -> AssayEff
 
 
 @lru_cache(maxsize=2)
-def pictures(seed: int, array: int, patients: int, confounding: float) -> np.ndarray:
-    """(n, 96) features of a virtual cohort's spots. They do not depend on the batch effect of expression."""
+def pictures(seed: int, array: int, patients: int, confounding: float) -> dict[str, np.ndarray]:
+    """Features (n, 96) of a virtual cohort's spots, as scanned and in the common stain. They do not depend on the batch
+    effect of expression."""
     cohort = grown(seed, array, patients, AssayEffects(confounding=confounding))
-    return tile_features(cohort_patches(cohort), mpp=PATCH_MPP)
+    return both_features(cohort_patches(cohort), cohort.obs[keys.SECTION].astype(str).to_numpy())
+
+
+def both_features(patches: np.ndarray, section: np.ndarray, *, mpp: float = PATCH_MPP) -> dict[str, np.ndarray]:
+    """Features (n, 96) of patches as they were scanned and of the same in the common stain."""
+    shown = {AS_SCANNED: patches, COMMON_STAIN: common_stain(patches, section)}
+    return {name: tile_features(some, mpp=mpp) for name, some in shown.items()}
 
 
 @lru_cache(maxsize=2)
@@ -60,19 +76,19 @@ def sides_of(
     return out
 
 
-def pairs_of(cohort: AnnData, image: np.ndarray) -> tuple[Pairs, np.ndarray]:
-    """A cohort and its pictures as stage 2 sees them, and the labels apart."""
+def pairs_of(cohort: AnnData, images: Mapping[str, np.ndarray]) -> tuple[dict[str, Pairs], np.ndarray]:
+    """A cohort and its pictures as stage 2 sees them, and the labels apart. images : name -> (n, d) or patches."""
     patient, section, label = (
         cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL)
     )
-    return Pairs(image, np.asarray(cohort.obsm[keys.SPATIAL]), patient, section), label
+    xy_um = np.asarray(cohort.obsm[keys.SPATIAL])
+    return {name: Pairs(image, xy_um, patient, section) for name, image in images.items()}, label
 
 
 def run_tissue(
     seed: int,
-    arms: Mapping[str, Arm] = ARMS,
+    arms: Mapping[str, Arm | Control] = ARMS,
     *,
-    controls: tuple[str, ...] = CONTROLS,
     strength: float = 1.0,
     confounding: float = 0.0,
     array: int = 12,
@@ -84,12 +100,12 @@ def run_tissue(
     """One tissue from its seed to the scores: "<arm>.pooled", "<arm>.mean" and "<arm>.<patient>" (macro-F1)."""
     effects = with_batch(strength, AssayEffects(confounding=confounding))
     cohort = grown(seed, array, patients, effects)
-    pairs, label = pairs_of(cohort, pictures(seed, array, patients, confounding))
-    sides = sides_of(cohort, sorted({arm.side for arm in arms.values()}), seed=training_seed, epochs=epochs)
-    embedded = embed_arms(pairs, sides, label, arms=arms, controls=controls, settings=settings, seed=training_seed)
+    seen, label = pairs_of(cohort, pictures(seed, array, patients, confounding))
+    sides = sides_of(cohort, needed_sides(arms), seed=training_seed, epochs=epochs)
+    embedded = embed_arms(seen, sides, label, arms=arms, settings=settings, seed=training_seed)
     out = {}
     for name, folds in embedded.items():
-        found = scores.probe(folds, label, pairs.patient)
+        found = scores.probe(folds, label, seen[AS_SCANNED].patient)
         out |= {f"{name}.pooled": found.pooled, f"{name}.mean": found.mean}
         out |= {f"{name}.{who}": value for who, value in found.patient.items()}
     return out
@@ -106,7 +122,7 @@ def predict_expression(
     """Ridge from frozen embeddings to the `genes` of highest total; returns predicted and measured, (n, genes) each.
 
     inputs : held-out patient -> (n, D) of all spots. Both sides are taken relative to the section's mean, as they are
-    scored; the penalty is chosen on inner folds of the training patients. Rows of patients that were not held out are nan.
+    scored; the penalty is chosen on inner folds of the training patients. Rows of patients never held out are nan.
     """
     patient, section = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION))
     counts = cohort.layers[keys.COUNTS]
@@ -121,3 +137,20 @@ def predict_expression(
         ridge = fit_ridge(x[rows], measured[rows], section[rows], inner, alphas=PENALTIES)
         predicted[~rows] = ridge(x[~rows])
     return predicted, measured
+
+
+GRID_STUDY = {"tissue": [0, 1, 2, 3, 4]}
+STRENGTH_STUDY = {"tissue": [0, 1, 2], "strength": [0.0, 0.5, 1.0, 2.0], "confounding": [0.0, 0.5, 1.0]}
+STRENGTH_ARMS = ("raw_clip", "bleep", "scvi", "scanvi_inter")
+
+
+def run_grid(tissue: int) -> dict[str, float]:
+    """A cell of the study of all sides with all targets, controls and our idea beside them."""
+    return run_tissue(tissue, {**grid_arms(), **ARMS})
+
+
+def run_strength(tissue: int, strength: float, confounding: float) -> dict[str, float | None]:
+    """A cell of the study of batch strength and confounding. Nothing where both differ from their defaults."""
+    if strength != 1.0 and confounding != 0.0:
+        return {f"{arm}.mean": None for arm in STRENGTH_ARMS}
+    return run_tissue(tissue, {a: ARMS[a] for a in STRENGTH_ARMS}, strength=strength, confounding=confounding)

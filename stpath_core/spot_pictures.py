@@ -14,6 +14,7 @@ from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.images import read_image
 from stpath_core.spots import PATCH_UM, cut_patches
+from stpath_core.stain import standardise_stain
 from stpath_core.tissue.parallel import each
 from stpath_core.tissue.spot_sections import spot_image
 
@@ -56,6 +57,15 @@ def _section_patches(spots: AnnData, *, size: int, mpp: float) -> np.ndarray:
     large = round(size * mpp / own_mpp)
     patches = cut_patches(image, spots.obsm[keys.SPATIAL_PX], patch_px=large)
     return resized(patches, size)
+
+
+def common_stain(patches: np.ndarray, section: np.ndarray) -> np.ndarray:
+    """The same patches (n, S, S, 3), each section's brought to the common stain by the median and spread of its own."""
+    out = np.empty_like(patches)
+    for name in np.unique(section):
+        own = section == name
+        out[own] = standardise_stain(np.concatenate(list(patches[own]))).reshape(patches[own].shape)
+    return out
 
 
 def resized(patches: np.ndarray, size: int) -> np.ndarray:
