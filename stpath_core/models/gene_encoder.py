@@ -10,11 +10,13 @@ in z; an encoder that saw s could hide the batch instead, and could not be asked
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpath_core.likelihoods import nb_log_likelihood, zinb_log_likelihood
+from stpath_core.likelihoods import nb_log_likelihood, nb_spot_term, zinb_log_likelihood, zinb_spot_term
 
 
 def mlp(n_in: int, n_out: int, *, layers: int, dropout: float) -> nn.Sequential:
@@ -53,17 +55,21 @@ class NBDecoder(nn.Module):
         self.profile = nn.Linear(hidden + n_batches, n_genes)
         self.log_theta = nn.Parameter(torch.zeros(n_genes))
 
+    def forward(self, z: Tensor, batch: Tensor, library: Tensor) -> tuple[Tensor, ...]:
+        """log mean (B, G), and what else the likelihood takes: log theta (G,)."""
+        log_rho = self.profile(self.hidden(z, batch)).log_softmax(1)  # (B, G)
+        return library.log() + log_rho, self.log_theta
+
     def hidden(self, z: Tensor, batch: Tensor) -> Tensor:
         return torch.cat([self.body(torch.cat([z, batch], 1)), batch], 1)  # (B, H + S)
 
-    def forward(self, z: Tensor, batch: Tensor, library: Tensor) -> tuple[Tensor, Tensor]:
-        rho = self.profile(self.hidden(z, batch)).softmax(1)  # (B, G)
-        return library * rho, self.log_theta.exp()
+    def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
+        """What of log p(x | z, s, l) depends on z, summed over genes: (B,). The rest is `likelihoods.nb_count_term`."""
+        return nb_spot_term(counts, *self(z, batch, library)).sum(1)
 
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """log p(x | z, s, l), summed over genes: (B,)."""
-        mean, theta = self(z, batch, library)
-        return nb_log_likelihood(counts, mean.clamp(min=1e-8), theta).sum(1)
+        return nb_log_likelihood(counts, *self(z, batch, library)).sum(1)
 
 
 class ZINBDecoder(NBDecoder):
@@ -73,51 +79,69 @@ class ZINBDecoder(NBDecoder):
         super().__init__(latent, n_batches, n_genes, hidden=hidden, layers=layers, dropout=dropout)
         self.zero = nn.Linear(hidden + n_batches, n_genes)
 
+    def forward(self, z: Tensor, batch: Tensor, library: Tensor) -> tuple[Tensor, ...]:
+        """log mean (B, G), log theta (G,), logit of the extra zero (B, G)."""
+        h = self.hidden(z, batch)
+        return library.log() + self.profile(h).log_softmax(1), self.log_theta, self.zero(h)
+
+    def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
+        return zinb_spot_term(counts, *self(z, batch, library)).sum(1)
+
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
-        mean, theta = self(z, batch, library)
-        logit = self.zero(self.hidden(z, batch))
-        return zinb_log_likelihood(counts, mean.clamp(min=1e-8), theta, logit).sum(1)
+        return zinb_log_likelihood(counts, *self(z, batch, library)).sum(1)
 
 
 class GeneVAE(nn.Module):
     """scVI-like: q(z | x), p(z) = N(0, 1), p(x | z, s, l).
 
-    n_genes, n_batches : of the training data. latent : dimensions of z. hidden, layers, dropout : of every MLP.
-    decoder : NBDecoder or ZINBDecoder.
+    n_genes, n_batches : of the training data. n_inputs : what the encoder reads of a spot; None: its log expression,
+    n_genes. latent : dimensions of z. hidden, layers, dropout : of every MLP. decoder : NBDecoder or ZINBDecoder.
     """
 
     def __init__(
-        self, n_genes: int, n_batches: int, *, latent: int = 10, hidden: int = 128, layers: int = 1,
-        dropout: float = 0.1, decoder: type[NBDecoder] = NBDecoder,
+        self, n_genes: int, n_batches: int, *, n_inputs: int | None = None, latent: int = 10, hidden: int = 128,
+        layers: int = 1, dropout: float = 0.1, decoder: type[NBDecoder] = NBDecoder,
     ) -> None:  # fmt: skip
         super().__init__()
         size = {"hidden": hidden, "layers": layers, "dropout": dropout}
         self.n_batches = n_batches
-        self.encoder = Gaussian(n_genes, latent, **size)
+        n_inputs = n_genes if n_inputs is None else n_inputs
+        # a gene's mean over the training spots says nothing of a spot, and LayerNorm would see little else beside it
+        self.register_buffer("centre", torch.zeros(n_inputs))
+        self.register_buffer("scale", torch.ones(n_inputs))
+        self.encoder = Gaussian(n_inputs, latent, **size)
         self.decoder = decoder(latent, n_batches, n_genes, **size)
 
-    @staticmethod
-    def seen(counts: Tensor) -> Tensor:
-        """What the encoder reads: log1p of counts per 10,000, so that depth does not lead it. (B, G)."""
-        return torch.log1p(1e4 * counts / counts.sum(1, keepdim=True).clamp(min=1))
+    def standardise(self, x: Tensor) -> GeneVAE:
+        """Take mean and SD of each input from the training spots x (n, n_inputs)."""
+        self.centre.copy_(x.mean(0))
+        self.scale.copy_(x.std(0, correction=0).clamp(min=1e-3))
+        return self
 
-    def encode(self, counts: Tensor) -> Tensor:
-        """The embedding of spots, the mean of q(z | x): (B, L). No batch enters."""
-        return self.encoder(self.seen(counts))[0]
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z | x), (B, L) each. No batch enters."""
+        return self.encoder(((x - self.centre) / self.scale).clamp(-10, 10))
 
-    def reconstruction(self, counts: Tensor, batch: Tensor) -> Tensor:
-        """log p(x | z, s, l) at the mean of q(z | x), per spot: (B,). For held-out spots of known batches."""
-        return self.decoder.log_likelihood(counts, self.encode(counts), self.one_hot(batch), library(counts))
+    def encode(self, x: Tensor) -> Tensor:
+        """The embedding of spots, the mean of q(z | x): (B, L)."""
+        return self.posterior(x)[0]
+
+    def reconstruction(self, x: Tensor, counts: Tensor, batch: Tensor) -> Tensor:
+        """log p(counts | z, s, l) at the mean of q(z | x), per spot: (B,). For held-out spots of known batches."""
+        return self.decoder.log_likelihood(counts, self.encode(x), self.one_hot(batch), library(counts))
 
     def one_hot(self, batch: Tensor) -> Tensor:
         return F.one_hot(batch, self.n_batches).float()  # (B, S)
 
-    def losses(self, counts: Tensor, batch: Tensor, labels: Tensor, kl_weight: float) -> dict[str, Tensor]:
-        """Negative ELBO per spot, the KL term weighed by `kl_weight` (its warm-up). labels are not used."""
+    def losses(self, x: Tensor, counts: Tensor, batch: Tensor, labels: Tensor, kl_weight: float) -> dict[str, Tensor]:
+        """Negative ELBO per spot, the KL term weighed by `kl_weight` (its warm-up). labels are not used.
+
+        Of the likelihood, what depends on z: the rest is added for the whole training set, see `likelihoods`.
+        """
         del labels
-        mean, log_variance = self.encoder(self.seen(counts))
+        mean, log_variance = self.posterior(x)
         z = draw(mean, log_variance)
-        nll = -self.decoder.log_likelihood(counts, z, self.one_hot(batch), library(counts)).mean()
+        nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts)).mean()
         kl = kl_to_standard(mean, log_variance).mean()
         return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}
 
@@ -130,11 +154,12 @@ class GuidedGeneVAE(GeneVAE):
     """
 
     def __init__(
-        self, n_genes: int, n_batches: int, n_classes: int, *, latent: int = 10, hidden: int = 128, layers: int = 1,
-        dropout: float = 0.1, decoder: type[NBDecoder] = NBDecoder, classifier_weight: float = 50.0,
+        self, n_genes: int, n_batches: int, n_classes: int, *, n_inputs: int | None = None, latent: int = 10,
+        hidden: int = 128, layers: int = 1, dropout: float = 0.1, decoder: type[NBDecoder] = NBDecoder,
+        classifier_weight: float = 50.0,
     ) -> None:  # fmt: skip
         size = {"hidden": hidden, "layers": layers, "dropout": dropout}
-        super().__init__(n_genes, n_batches, latent=latent, decoder=decoder, **size)
+        super().__init__(n_genes, n_batches, n_inputs=n_inputs, latent=latent, decoder=decoder, **size)
         self.n_classes, self.classifier_weight = n_classes, classifier_weight
         self.classifier = nn.Sequential(
             mlp(latent, hidden, layers=layers, dropout=dropout), nn.Linear(hidden, n_classes)
@@ -142,15 +167,15 @@ class GuidedGeneVAE(GeneVAE):
         self.inner = Gaussian(latent + n_classes, latent, **size)  # q(u | z, y)
         self.prior = Gaussian(latent + n_classes, latent, **size)  # p(z | u, y)
 
-    def losses(self, counts: Tensor, batch: Tensor, labels: Tensor, kl_weight: float) -> dict[str, Tensor]:
+    def losses(self, x: Tensor, counts: Tensor, batch: Tensor, labels: Tensor, kl_weight: float) -> dict[str, Tensor]:
         """Negative ELBO of labelled and unlabelled spots together, plus the classifier's cross-entropy.
 
         labels : (B,) class index, -1 unknown. The ELBO of an unlabelled spot is its mean over classes under q(y | z),
         plus KL(q(y | z) || uniform) (Kingma et al. 2014, equation 7).
         """
-        mean, log_variance = self.encoder(self.seen(counts))
+        mean, log_variance = self.posterior(x)
         z = draw(mean, log_variance)
-        nll = -self.decoder.log_likelihood(counts, z, self.one_hot(batch), library(counts)).mean()
+        nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts)).mean()
         logits = self.classifier(z)  # (B, C)
         known = labels >= 0
         guess = logits.softmax(1)
@@ -158,7 +183,7 @@ class GuidedGeneVAE(GeneVAE):
         log_q = -0.5 * (log_variance + (z - mean).square() / log_variance.exp()).sum(1)  # (B,), up to a constant
         divergence = torch.stack([self._divergence(z, log_q, c) for c in range(self.n_classes)], 1)  # (B, C)
         kl = (belief * divergence).sum(1)
-        unsure = (guess * (guess.clamp(min=1e-8).log() + torch.log(torch.tensor(float(self.n_classes))))).sum(1)
+        unsure = (guess * (guess.clamp(min=1e-8).log() + math.log(self.n_classes))).sum(1)
         kl = (kl + torch.where(known, 0.0, unsure)).mean()
         wrong = F.cross_entropy(logits[known], labels[known]) if known.any() else logits.sum() * 0
         loss = nll + kl_weight * kl + self.classifier_weight * wrong
