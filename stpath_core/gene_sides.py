@@ -83,7 +83,9 @@ def scanvi(f: Fold) -> np.ndarray:
 
 def _encoded(f: Fold, classes: np.ndarray | None) -> np.ndarray:
     genes = highly_variable(f.counts[f.rows], f.patient[f.rows])
-    model, _ = fit_gene_encoder(f.counts[f.rows][:, genes], f.patient[f.rows], classes, steps=f.epochs, seed=f.seed, device="cpu")
+    model, _ = fit_gene_encoder(
+        f.counts[f.rows][:, genes], f.patient[f.rows], classes, steps=f.epochs, seed=f.seed, device="cpu"
+    )
     return _standard(encode(model, f.counts[:, genes]), f.rows)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stpath_core import expression, gene_sides, keys, tissue
 from stpath_core import recognition_scores as scores
+from stpath_core.errors import InputError
 from stpath_core.features import tile_features
 from stpath_core.models.expression_baselines import fit_ridge
-from stpath_core.recognition import Pairs, Settings
+from stpath_core.recognition import NOT_A_CLASS, Pairs, Settings
 from stpath_core.recognition_arms import (
     ARMS,
     AS_SCANNED,
@@ -24,6 +26,7 @@ from stpath_core.recognition_arms import (
     embed_arms,
     needed_sides,
 )
+from stpath_core.recognition_files import read_sides
 from stpath_core.spot_pictures import PATCH_MPP, cohort_patches, common_stain
 from stpath_core.spots import centred
 from stpath_core.tissue import AssayEffects
@@ -76,13 +79,36 @@ def sides_of(
     return out
 
 
-def pairs_of(cohort: AnnData, images: Mapping[str, np.ndarray]) -> tuple[dict[str, Pairs], np.ndarray]:
-    """A cohort and its pictures as stage 2 sees them, and the labels apart. images : name -> (n, d) or patches."""
-    patient, section, label = (
-        cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL)
-    )
+def open_stage(
+    stage: Path, names: np.ndarray, *, transfer_by: str = "section_z"
+) -> tuple[AnnData, dict[str, dict[str, np.ndarray]], np.ndarray, tuple[str, ...]]:
+    """What notebook 30 left, for the spots of `names` (those with a picture): spots, sides by fold, labels, and folds.
+
+    folds : the patients that annotators have labelled, each to be held out. Where that is one patient alone (HER2ST has
+    one picture with labels), the spots of the others get the class that expression names, by the side `transfer_by` of
+    that fold and the labels of patients that are not held out: marked in the notebook, because it is no annotation.
+    """
+    import anndata
+
+    whole = anndata.read_h5ad(stage / "spots.h5ad")
+    rows = whole.obs_names.get_indexer(names)
+    if (rows < 0).any():
+        message = f"{int((rows < 0).sum())} of {len(rows)} pictures belong to no spot of {stage}: run 31 again after 30"
+        raise InputError(message)
+    sides = read_sides(stage / "embeddings.h5")
+    label, patient = (whole.obs[name].astype(str).to_numpy() for name in (keys.LABEL, keys.PATIENT))
+    folds = tuple(np.unique(patient[rows][~np.isin(label[rows], NOT_A_CLASS)]))
+    if len(folds) == 1:
+        label = scores.transferred(sides[folds[0]][transfer_by], label, patient, folds[0])
+    sides = {who: {name: z[rows] for name, z in fold.items()} for who, fold in sides.items()}
+    return whole[rows].copy(), sides, label[rows], folds
+
+
+def pairs_of(cohort: AnnData, images: Mapping[str, np.ndarray]) -> dict[str, Pairs]:
+    """A cohort and its pictures as stage 2 sees them, without labels. images : name -> (n, d) or patches."""
+    patient, section = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION))
     xy_um = np.asarray(cohort.obsm[keys.SPATIAL])
-    return {name: Pairs(image, xy_um, patient, section) for name, image in images.items()}, label
+    return {name: Pairs(image, xy_um, patient, section) for name, image in images.items()}
 
 
 def run_tissue(
@@ -100,7 +126,8 @@ def run_tissue(
     """One tissue from its seed to the scores: "<arm>.pooled", "<arm>.mean" and "<arm>.<patient>" (macro-F1)."""
     effects = with_batch(strength, AssayEffects(confounding=confounding))
     cohort = grown(seed, array, patients, effects)
-    seen, label = pairs_of(cohort, pictures(seed, array, patients, confounding))
+    label = cohort.obs[keys.LABEL].astype(str).to_numpy()
+    seen = pairs_of(cohort, pictures(seed, array, patients, confounding))
     sides = sides_of(cohort, needed_sides(arms), seed=training_seed, epochs=epochs)
     embedded = embed_arms(seen, sides, label, arms=arms, settings=settings, seed=training_seed)
     out = {}
