@@ -181,7 +181,7 @@ class GuidedGeneVAE(GeneVAE):
         guess = logits.softmax(1)
         belief = torch.where(known[:, None], F.one_hot(labels.clamp(min=0), self.n_classes).float(), guess)  # (B, C)
         log_q = -0.5 * (log_variance + (z - mean).square() / log_variance.exp()).sum(1)  # (B,), up to a constant
-        divergence = torch.stack([self._divergence(z, log_q, c) for c in range(self.n_classes)], 1)  # (B, C)
+        divergence = self._divergence(z, log_q)  # (B, C)
         kl = (belief * divergence).sum(1)
         unsure = (guess * (guess.clamp(min=1e-8).log() + math.log(self.n_classes))).sum(1)
         kl = (kl + torch.where(known, 0.0, unsure)).mean()
@@ -189,13 +189,15 @@ class GuidedGeneVAE(GeneVAE):
         loss = nll + kl_weight * kl + self.classifier_weight * wrong
         return {"loss": loss, "nll": nll, "kl": kl, "cross_entropy": wrong}
 
-    def _divergence(self, z: Tensor, log_q: Tensor, c: int) -> Tensor:
-        """log q(z | x) - log p(z | u, y = c) + KL(q(u | z, y = c) || N(0, 1)): (B,)."""
-        y = F.one_hot(torch.full((len(z),), c, device=z.device), self.n_classes).float()
+    def _divergence(self, z: Tensor, log_q: Tensor) -> Tensor:
+        """log q(z | x) - log p(z | u, y = c) + KL(q(u | z, y = c) || N(0, 1)) for each class c: (B, C)."""
+        n, c = len(z), self.n_classes
+        y = torch.eye(c, device=z.device).repeat(n, 1)  # (B C, C): all classes of one spot, then of the next
+        z = z.repeat_interleave(c, 0)  # (B C, L)
         mean_u, log_variance_u = self.inner(torch.cat([z, y], 1))
         mean, log_variance = self.prior(torch.cat([draw(mean_u, log_variance_u), y], 1))
-        log_p = -0.5 * (log_variance + (z - mean).square() / log_variance.exp()).sum(1)
-        return log_q - log_p + kl_to_standard(mean_u, log_variance_u)
+        log_p = -0.5 * (log_variance + (z - mean).square() / log_variance.exp()).sum(1)  # (B C,)
+        return log_q[:, None] - (log_p - kl_to_standard(mean_u, log_variance_u)).view(n, c)
 
 
 def draw(mean: Tensor, log_variance: Tensor) -> Tensor:
