@@ -27,6 +27,7 @@ device: str = "auto"  # auto, cpu, cuda
 profile: str = "cpu"  # smoke, cpu, gpu
 out: str = ""  # where the run is recorded; empty: runs/
 steps: int | None = None  # optimiser steps of each network; None: what the profile says
+gene_steps: int | None = None  # of stage 1 where it is made here; None: what the profile says
 zero_folds: int | None = None  # held-out patients of the tissue without a batch effect; None: what the profile says
 study: str = "table"  # table: show the committed studies; full: make them anew (an hour)
 encoder: str = ""  # a timm encoder with ImageNet weights to judge beside ours, such as resnet50 (downloads them)
@@ -51,7 +52,7 @@ run = begin("32_recognition_evaluate", globals())
 import numpy as np
 import pandas as pd
 
-from stpath_core import keys
+from stpath_core import probes
 from stpath_core import recognition_scores as scores
 from stpath_core.recognition_study import open_stage, pairs_of
 
@@ -62,7 +63,7 @@ pictures = pairs_of(spots, {name: kept[name] for name in ("as scanned", "common 
 pairs = pictures["as scanned"]
 patient, section = pairs.patient, pairs.section
 print("held out in turn:", ", ".join(folds))
-print("classes that one patient alone has:", scores.lonely_classes(label, patient) or "none")
+print("classes that one patient alone has:", probes.lonely_classes(label, patient) or "none")
 pd.crosstab(patient, label)
 
 # %% [markdown]
@@ -74,22 +75,23 @@ pd.crosstab(patient, label)
 # has looked. To see that the alarm works, we also plant a leak.
 
 # %% tags=["copy-me"]
+from dataclasses import replace
 from functools import partial
 
-from stpath_core import gene_sides, leakage
+from stpath_core import leakage
 from stpath_core.errors import InputError
+from stpath_core.gene_embeddings import GeneSpots, embed_fold
 from stpath_core.recognition import Settings, embed
 from stpath_core.recognition_arms import ARMS, train_arm
 
-# inputs: spots, pairs, label, patient, section, folds
-counts, brief = spots.layers[keys.COUNTS].toarray(), Settings(steps=5)
+# inputs: spots, pairs, label, folds, patient
+brief, known = Settings(steps=5), GeneSpots.of(spots)
 
 
 def stages(told, *, peek):
-    """Both stages of the guided arm, from labels to embedding. peek: no patient is hidden from stage 1."""
-    whole = gene_sides.Fold(counts, patient, section, told, held_out="nobody", epochs=3)
-    fold = whole if peek else gene_sides.fold(counts, patient, section, told, folds[0], epochs=3)
-    guided = {"scanvi": gene_sides.scanvi(fold)}
+    """Both stages of the guided arm, from labels to embedding. peek: stage 1 holds out somebody else."""
+    who = next(p for p in pairs.patients if p != folds[0]) if peek else folds[0]
+    guided = {"scanvi": embed_fold("scanvi", replace(known, label=told), who, steps=3)}
     model = train_arm(pairs, guided, told, ARMS["scanvi_inter"], folds[0], settings=brief)
     return embed(model, pairs.image)
 
@@ -119,9 +121,9 @@ except InputError as alarm:
 from stpath_core.progress import track
 from stpath_core.recognition_arms import embed_arms
 
-# inputs: run, pictures, counts, sides, patient, section, label, folds, steps, seed
+# inputs: run, pictures, known, sides, label, folds, steps, seed
 for who in folds:
-    sides[who]["raw"] = gene_sides.raw(gene_sides.fold(counts, patient, section, label, who))
+    sides[who].setdefault("raw", embed_fold("raw", known, who))
 settings = Settings(steps=steps)
 how = {"settings": settings, "seed": seed, "folds": folds}
 embedded = embed_arms(pictures, sides, label, progress=partial(track, label="patients"), **how)
@@ -137,10 +139,10 @@ np.savez(run.stage / "embeddings.npz", **places)
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-from stpath_core import evaluate, plot
+from stpath_core import evaluate, plot, probes
 
 # inputs: run, dataset, embedded, label, patient, draws, seed
-found = {arm: scores.probe(by_fold, label, patient) for arm, by_fold in embedded.items()}
+found = {arm: probes.judge(by_fold, label, patient) for arm, by_fold in embedded.items()}
 by_patient = pd.DataFrame({arm: one.patient for arm, one in found.items()})
 rows = [(arm, "macro-F1", *evaluate.bootstrap(by_patient[arm], n=draws, seed=seed)) for arm in by_patient]
 table = pd.DataFrame(rows, columns=["method", "measure", "mean", "lo", "hi"])
@@ -186,9 +188,9 @@ if dataset == "virtual":
     calm = recognition_study.grown(seed, int(recipe["rows"]), len(pairs.patients), recognition_study.with_batch(0.0))
     few = {arm: ARMS[arm] for arm in (*RIVALS, best)}
     needed = recognition_arms.needed_sides(few)
-    calm_sides = recognition_study.sides_of(calm, needed, folds=folds[:zero_folds], seed=seed)
+    calm_sides = recognition_study.sides_of(calm, needed, folds=folds[:zero_folds], seed=seed, steps=gene_steps)
     without = embed_arms(pictures, calm_sides, label, arms=few, **how | {"folds": folds[:zero_folds]})
-    read = {arm: scores.probe(u, label, patient) for arm, u in without.items()}
+    read = {arm: probes.judge(u, label, patient) for arm, u in without.items()}
     lead = scores.gain(read[best], [read[arm] for arm in RIVALS], draws=draws)
     report(f"{key}.gain_at_zero_batch_effect", *lead[:3])
 
@@ -209,7 +211,7 @@ for n in (2, 10, 50):
     taught = {who: supervised(pairs, label, small[who], settings=settings, seed=seed) for who in folds}
     arms = {arm: embedded[arm] for arm in ("random", "raw_clip", best, "beyond")}
     arms["supervised_as_few"] = {who: embed(model, pairs.image) for who, model in taught.items()}
-    rows += [(n, arm, scores.probe(u, label, patient, told=told).mean) for arm, u in arms.items()]
+    rows += [(n, arm, scores.judge_few(u, label, patient, told).mean) for arm, u in arms.items()]
 few = pd.DataFrame(rows, columns=["labels per class", "arm", "macro-F1, mean over patients"])
 run.figure("few_labels", plot.curve(few, x="labels per class", y="macro-F1, mean over patients", by="arm"))
 for row in few.itertuples(index=False):

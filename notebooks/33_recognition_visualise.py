@@ -82,7 +82,7 @@ run.figure("embeddings", figure)
 # %% tags=["copy-me"]
 from scipy.spatial import cKDTree
 
-from stpath_core.recognition_scores import classed
+from stpath_core.probes import classed
 from stpath_core.tissue.assay_card import mixing
 
 # inputs: u, patient, label, places, held_out, report

@@ -1,7 +1,7 @@
 """Stage 2 of Part 3: teach an image encoder by the expression under each spot, then ask it about an unseen patient.
 
 What trains here sees pictures, places and the embedding of stage 1, never a label: `Pairs` has no field for one.
-Labels come in at the very end, in `recognition_scores.probe`, and those of the held-out patient are what is asked
+Labels come in at the very end, in `probes.judge`, and those of the held-out patient are what is asked
 there, not what is told.
 """
 
@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder, Target, identity, info_nce
+from stpath_core.probes import NOT_A_CLASS
 
-NOT_A_CLASS = (keys.UNDETERMINED, keys.UNLABELLED)
 Partner = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # rows -> the rows whose expression they are shown
 
 
@@ -138,7 +137,9 @@ def train(
         raise InputError(message)
     torch.manual_seed(seed)
     model = ContrastiveModel(image_encoder(pairs.image, rows, s), z.shape[1], dim=s.dim, dropout=s.dropout)
-    image, gene = torch.from_numpy(pairs.image), torch.from_numpy(np.asarray(z, np.float32))
+    z = np.asarray(z, np.float32)
+    model.standardise_genes(z[rows])
+    image, gene = torch.from_numpy(pairs.image), torch.from_numpy(z)
 
     def batch_at(step: int) -> PairBatch:
         rng = np.random.default_rng([seed, step])
@@ -180,7 +181,7 @@ def supervised(
         return PairBatch(image[rows[some]], code[some])
 
     def step_loss(nets: nn.ModuleList, batch: PairBatch) -> dict[str, Tensor]:
-        scores = nets[1](nets[0].image_head(nets[0].image(batch.image))) * s.dim**0.5  # u has unit length
+        scores = nets[1](nets[0].place(batch.image)) * s.dim**0.5  # u has unit length
         return {"loss": F.cross_entropy(scores, batch.gene, weight=weight.float().to(scores.device))}
 
     fit(both, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
@@ -193,14 +194,14 @@ def embed(model: ContrastiveModel, image: np.ndarray, *, at_once: int = 1024) ->
     """(n, D) place of each picture in the common space: image encoder and its head, frozen."""
     device = next(model.parameters()).device
     parts = [torch.from_numpy(image[i : i + at_once]).to(device) for i in range(0, len(image), at_once)]
-    return torch.cat([model.image_head(model.image(part)) for part in parts]).float().cpu().numpy()
+    return torch.cat([model.place(part) for part in parts]).float().cpu().numpy()
 
 
 @torch.no_grad()
 def embed_genes(model: ContrastiveModel, z: np.ndarray) -> np.ndarray:
     """(n, D) place of each spot's expression in the common space."""
     device = next(model.parameters()).device
-    return model.gene_head(torch.from_numpy(np.asarray(z, np.float32)).to(device)).float().cpu().numpy()
+    return model.place_genes(torch.from_numpy(np.asarray(z, np.float32)).to(device)).float().cpu().numpy()
 
 
 def shuffled_pairs(z: np.ndarray, patient: np.ndarray, *, seed: int) -> np.ndarray:

@@ -1,105 +1,39 @@
-"""What an image embedding knows of tissue classes in unseen patients: fixed probe, retrieval, few labels, gain."""
+"""What an image embedding knows of tissue classes in unseen patients: few labels, retrieval, transfer, gain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from stpath_core import keys
-from stpath_core.errors import InputError
 from stpath_core.evaluate import Difference, paired_difference
-from stpath_core.recognition import NOT_A_CLASS
+from stpath_core.probes import Posterior, Scores, classed, judge, lda, macro_f1
 
 TOP = 10  # how near a spot's own partner must be to count as found
 
 
-class Scores(NamedTuple):
-    """pooled : macro-F1 of all out-of-fold predictions; patient : held-out patient -> macro-F1 over its classes.
-    predicted : (n,) words, "unlabelled" where nothing was asked.
-    """
-
-    pooled: float
-    patient: dict[str, float]
-    predicted: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """Mean over patients."""
-        return float(np.mean(list(self.patient.values())))
-
-
-def classed(label: np.ndarray) -> np.ndarray:
-    """(n,) bool: spots with a class, rather than undetermined or unlabelled. InputError where there are none."""
-    known = ~np.isin(label, NOT_A_CLASS)
-    if len(np.unique(label[known])) < 2:
-        message = f"the labels hold {len(np.unique(label[known]))} classes; a probe needs two or more: without labels "
-        raise InputError(message + "use `retrieval`, which needs none")
-    return known
-
-
-def lonely_classes(label: np.ndarray, patient: np.ndarray) -> list[str]:
-    """Classes that one patient alone has: when that patient is held out, nobody can have learned them."""
-    known = ~np.isin(label, NOT_A_CLASS)
-    return [str(c) for c in np.unique(label[known]) if len(np.unique(patient[known & (label == c)])) == 1]
-
-
-def probe(
-    embeddings: Mapping[str, np.ndarray],
-    label: np.ndarray,
-    patient: np.ndarray,
-    *,
-    told: Mapping[str, np.ndarray] | None = None,
-) -> Scores:
-    """Judge embeddings, one per held-out patient, by the fixed probe: LDA with equal priors on the others' labels.
-
-    embeddings : held-out patient -> (n, D) of all spots. told : held-out patient -> (n,) bool, whose labels the probe
-    may use (`few_told`); None: all. A class that only the held-out patient has cannot be named right; it stays in the
-    score.
-    """
-    known = classed(label)
-    predicted, patients = np.full(len(label), keys.UNLABELLED, object), {}
-    for name, x in embeddings.items():
-        asked, teach = known & (patient == name), known & (patient != name)
-        teach &= True if told is None else told[name]
-        if asked.any():
-            predicted[asked] = lda(x[teach], label[teach], x[asked])
-            patients[name] = macro_f1(label[asked], predicted[asked])
-    asked = known & np.isin(patient, list(patients))
-    return Scores(macro_f1(label[asked], predicted[asked]), patients, predicted.astype(str))
-
-
-def lda(x: np.ndarray, label: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Labels of `asked` (m, D) by linear discriminant analysis with equal priors on x (n, D).
-
-    Below ten spots per dimension the covariance is shrunk (Ledoit and Wolf 2004), or it could not be inverted.
-    """
+def shrunk_lda(x: np.ndarray, label: np.ndarray, asked: np.ndarray) -> Posterior:
+    """The fixed probe for few labels: its covariance is shrunk (Ledoit and Wolf 2004), or it could not be inverted."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     classes = np.unique(label)
-    if len(classes) < 2:
-        return np.full(len(asked), classes[0])
-    how = {"solver": "lsqr", "shrinkage": "auto"} if len(x) < 10 * x.shape[1] else {"solver": "svd"}
-    model = LinearDiscriminantAnalysis(priors=np.full(len(classes), 1 / len(classes)), **how)
-    return model.fit(x, label).predict(asked)
+    priors = np.full(len(classes), 1 / len(classes))
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors).fit(x, label)
+    return model.classes_, model.predict_proba(asked)
 
 
-def transferred(z: np.ndarray, label: np.ndarray, patient: np.ndarray, held_out: str) -> np.ndarray:
-    """(n,) labels as expression tells them: known ones stay, unlabelled spots of the patients that are not held out get
-    the class that the probe on z (n, k) names; those of the held-out patient stay as they are."""
-    known, out = classed(label), np.array(label, object)
-    teach, fill = known & (patient != held_out), (label == keys.UNLABELLED) & (patient != held_out)
-    out[fill] = lda(z[teach], label[teach], z[fill])
-    return out.astype(str)
-
-
-def macro_f1(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean F1 over the classes that are truly there (a class that is only predicted costs precision elsewhere)."""
-    from sklearn.metrics import f1_score
-
-    true = np.asarray(true, str)
-    return float(f1_score(true, np.asarray(predicted, str), average="macro", labels=np.unique(true), zero_division=0))
+def judge_few(
+    embeddings: Mapping[str, np.ndarray], label: np.ndarray, patient: np.ndarray, told: Mapping[str, np.ndarray]
+) -> Scores:
+    """`probes.judge` with few labels, told : held-out patient -> (n,) bool of `few_told`; shrunk LDA."""
+    known, predicted, by_patient = classed(label), np.full(len(label), keys.UNLABELLED, object), {}
+    for who, x in embeddings.items():
+        one = judge({who: x}, label, patient, probe=shrunk_lda, told=told[who])
+        own = patient == who
+        predicted[own], by_patient = one.predicted[own], by_patient | one.patient
+    asked = known & np.isin(patient, list(by_patient))
+    return Scores(macro_f1(label[asked], predicted[asked].astype(str)), by_patient, predicted.astype(str))
 
 
 def few_told(label: np.ndarray, patient: np.ndarray, n: int, *, held_out: str, seed: int) -> np.ndarray:
@@ -109,6 +43,16 @@ def few_told(label: np.ndarray, patient: np.ndarray, n: int, *, held_out: str, s
         rows = np.flatnonzero((label == name) & (patient != held_out))
         told[rng.permutation(rows)[:n]] = True
     return told
+
+
+def transferred(z: np.ndarray, label: np.ndarray, patient: np.ndarray, held_out: str) -> np.ndarray:
+    """(n,) labels as expression tells them: known ones stay, unlabelled spots of the patients that are not held out get
+    the class that the probe on z (n, k) names; those of the held-out patient stay as they are."""
+    known, out = classed(label), np.array(label, object)
+    teach, fill = known & (patient != held_out), (label == keys.UNLABELLED) & (patient != held_out)
+    classes, posterior = lda(z[teach], label[teach], z[fill])
+    out[fill] = classes[posterior.argmax(1)]
+    return out.astype(str)
 
 
 def retrieval(u: np.ndarray, v: np.ndarray, section: np.ndarray, rows: np.ndarray) -> dict[str, float]:

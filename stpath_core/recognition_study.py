@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpath_core import expression, gene_sides, keys, tissue
+from stpath_core import expression, keys, probes, tissue
 from stpath_core import recognition_scores as scores
 from stpath_core.errors import InputError
 from stpath_core.features import tile_features
+from stpath_core.gene_embeddings import GeneSpots, embed_fold
 from stpath_core.models.expression_baselines import fit_ridge
-from stpath_core.recognition import NOT_A_CLASS, Pairs, Settings
+from stpath_core.recognition import Pairs, Settings
 from stpath_core.recognition_arms import (
     ARMS,
     AS_SCANNED,
     COMMON_STAIN,
+    MINED,
     TARGETS,
     Arm,
     Control,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
+GENE_STEPS = 200  # of stage 1 in the studies, as at the cpu profile
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
 GRID = ("raw", "pca", "scvi", "scanvi")
 
@@ -67,16 +70,16 @@ def grown(seed: int, array: int, patients: int, effects: AssayEffects) -> AnnDat
 
 
 def sides_of(
-    cohort: AnnData, names: Sequence[str], *, folds: Sequence[str] | None = None, seed: int = 0, epochs: int = 60
+    cohort: AnnData, names: Sequence[str], *, folds: Sequence[str] | None = None, seed: int = 0, **options: float
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Stage 1 on every fold: held-out patient -> side -> z (n, k), fitted without that patient."""
-    columns = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL))
-    counts, told = cohort.layers[keys.COUNTS].toarray(), list(columns)
-    out = {}
-    for who in folds or sorted(set(told[0])):
-        fold = gene_sides.fold(counts, *told, who, seed=seed, epochs=epochs)
-        out[who] = {name: gene_sides.SIDES[name](fold) for name in names}
-    return out
+    """Stage 1 on every fold: held-out patient -> side -> z (n, k), fitted without that patient.
+
+    options : of the two encoders, such as steps; see `gene_encoding.fit_gene_encoder`.
+    """
+    spots = GeneSpots.of(cohort)
+    trained = {name: options if name in ("scvi", "scanvi") else {} for name in names}
+    return {who: {name: embed_fold(name, spots, who, seed=seed, **how) for name, how in trained.items()}
+            for who in folds or spots.patients}  # fmt: skip
 
 
 def open_stage(
@@ -97,7 +100,7 @@ def open_stage(
         raise InputError(message)
     sides = read_sides(stage / "embeddings.h5")
     label, patient = (whole.obs[name].astype(str).to_numpy() for name in (keys.LABEL, keys.PATIENT))
-    folds = tuple(np.unique(patient[rows][~np.isin(label[rows], NOT_A_CLASS)]))
+    folds = tuple(np.unique(patient[rows][~np.isin(label[rows], probes.NOT_A_CLASS)]))
     if len(folds) == 1:
         label = scores.transferred(sides[folds[0]][transfer_by], label, patient, folds[0])
     sides = {who: {name: z[rows] for name, z in fold.items()} for who, fold in sides.items()}
@@ -120,7 +123,7 @@ def run_tissue(
     array: int = 12,
     patients: int = 8,
     training_seed: int = 0,
-    epochs: int = 60,
+    gene_steps: int = GENE_STEPS,
     settings: Settings | None = None,
 ) -> dict[str, float]:
     """One tissue from its seed to the scores: "<arm>.pooled", "<arm>.mean" and "<arm>.<patient>" (macro-F1)."""
@@ -128,11 +131,11 @@ def run_tissue(
     cohort = grown(seed, array, patients, effects)
     label = cohort.obs[keys.LABEL].astype(str).to_numpy()
     seen = pairs_of(cohort, pictures(seed, array, patients, confounding))
-    sides = sides_of(cohort, needed_sides(arms), seed=training_seed, epochs=epochs)
+    sides = sides_of(cohort, needed_sides(arms), seed=training_seed, steps=gene_steps)
     embedded = embed_arms(seen, sides, label, arms=arms, settings=settings, seed=training_seed)
     out = {}
     for name, folds in embedded.items():
-        found = scores.probe(folds, label, seen[AS_SCANNED].patient)
+        found = probes.judge(folds, label, seen[AS_SCANNED].patient)
         out |= {f"{name}.pooled": found.pooled, f"{name}.mean": found.mean}
         out |= {f"{name}.{who}": value for who, value in found.patient.items()}
     return out
@@ -173,7 +176,7 @@ STRENGTH_ARMS = ("raw_clip", "bleep", "scvi", "scanvi_inter")
 
 def run_grid(tissue: int) -> dict[str, float]:
     """A cell of the study of all sides with all targets, controls and our idea beside them."""
-    return run_tissue(tissue, {**grid_arms(), **ARMS})
+    return run_tissue(tissue, {**grid_arms(), **ARMS, "mined": MINED})
 
 
 def run_strength(tissue: int, strength: float, confounding: float) -> dict[str, float | None]:

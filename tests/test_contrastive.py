@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stpath_core import leakage, recognition
+from stpath_core import leakage, probes, recognition
 from stpath_core import recognition_scores as scores
 from stpath_core.errors import InputError
 from stpath_core.models import contrastive
@@ -173,7 +173,7 @@ def test_a_supervised_network_knows_the_classes_it_was_told():
     pairs, _, label = planted()
     rows = np.flatnonzero(pairs.patient != "p0")
     model = recognition.supervised(pairs, label, rows, settings=QUICK)
-    found = scores.probe({"p0": recognition.embed(model, pairs.image)}, label, pairs.patient)
+    found = probes.judge({"p0": recognition.embed(model, pairs.image)}, label, pairs.patient)
     assert found.pooled > 0.85
 
 

@@ -13,6 +13,7 @@ from stpath_core import (
     expression,
     keys,
     leakage,
+    probes,
     recognition,
     recognition_arms,
     recognition_files,
@@ -86,11 +87,11 @@ def test_spots_with_a_picture_are_those_of_the_six_sections(real_data):
 def test_the_probe_answers_without_the_labels_it_asks_for():
     pairs, z, label = planted()
     folds = {who: z for who in pairs.patients}
-    found = scores.probe(folds, label, pairs.patient)
+    found = probes.judge(folds, label, pairs.patient)
     assert found.pooled > 0.8
     assert set(found.patient) == set(pairs.patients)
     other = np.where(pairs.patient == "p1", np.roll(label, 1), label)
-    again = scores.probe({"p1": z}, other, pairs.patient)
+    again = probes.judge({"p1": z}, other, pairs.patient)
     own = pairs.patient == "p1"
     assert np.array_equal(again.predicted[own], found.predicted[own])
 
@@ -99,9 +100,10 @@ def test_undetermined_spots_are_neither_told_nor_asked():
     pairs, z, label = planted()
     some = label.astype(object)
     some[:60] = keys.UNDETERMINED
-    found = scores.probe({who: z for who in pairs.patients}, some.astype(str), pairs.patient)
-    assert (found.predicted[:60] == keys.UNLABELLED).all()
+    found = probes.judge({who: z for who in pairs.patients}, some.astype(str), pairs.patient)
     assert keys.UNDETERMINED not in found.predicted
+    without = probes.judge({who: z[60:] for who in pairs.patients}, label[60:], pairs.patient[60:])
+    assert found.pooled == pytest.approx(without.pooled)
 
 
 def test_a_class_of_one_patient_is_named_and_costs_everyone():
@@ -109,11 +111,11 @@ def test_a_class_of_one_patient_is_named_and_costs_everyone():
     label = label.astype(object)
     label[(pairs.patient == "p2") & (label == "a")] = "rare"
     label = label.astype(str)
-    assert scores.lonely_classes(label, pairs.patient) == ["rare"]
-    found = scores.probe({who: z for who in pairs.patients}, label, pairs.patient)
+    assert probes.lonely_classes(label, pairs.patient) == ["rare"]
+    found = probes.judge({who: z for who in pairs.patients}, label, pairs.patient)
     assert found.patient["p2"] < min(found.patient[who] for who in ("p0", "p1", "p3"))
     with pytest.raises(InputError, match="hold 1 classes"):
-        scores.classed(np.array(["a", "a", keys.UNLABELLED]))
+        probes.classed(np.array(["a", "a", keys.UNLABELLED]))
 
 
 def test_retrieval_of_twins_is_perfect_and_of_strangers_chance():
@@ -136,8 +138,8 @@ def test_few_labels_are_so_many_of_each_class_and_none_of_the_held_out():
     told = scores.few_told(label, pairs.patient, 3, held_out="p1", seed=0)
     assert sorted(label[told]) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
     assert not told[pairs.patient == "p1"].any()
-    few = scores.probe({"p1": z}, label, pairs.patient, told={"p1": told})
-    assert 0.3 < few.pooled <= scores.probe({"p1": z}, label, pairs.patient).pooled + 0.05
+    few = scores.judge_few({"p1": z}, label, pairs.patient, {"p1": told})
+    assert 0.3 < few.pooled <= probes.judge({"p1": z}, label, pairs.patient).pooled + 0.05
 
 
 def test_labels_are_transferred_by_expression_to_unlabelled_spots_of_other_patients_only():
@@ -151,7 +153,7 @@ def test_labels_are_transferred_by_expression_to_unlabelled_spots_of_other_patie
 
 
 def test_the_gain_is_paired_over_patients_against_the_better_rival():
-    make = lambda values: scores.Scores(0.0, dict(zip("abcd", values, strict=True)), np.array([]))  # noqa: E731
+    make = lambda values: probes.Scores(0.0, dict(zip("abcd", values, strict=True)), np.array([]))  # noqa: E731
     ours, weak, strong = make([0.6, 0.7, 0.5, 0.8]), make([0.1] * 4), make([0.5, 0.6, 0.4, 0.7])
     lead = scores.gain(ours, [weak, strong])
     assert lead.mean == pytest.approx(0.1)
@@ -178,14 +180,11 @@ def test_a_checkpoint_comes_back_as_it_was_and_a_pickle_does_not_come_in(tmp_pat
 
 def test_covering_what_matters_costs_most():
     class Corner(nn.Module):
-        dim = 1
-
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x[:, :1, :16, :16].float().mean((2, 3)) / 255  # looks at the upper left corner alone
 
     model = nn.Module()
-    model.image, model.image_head = Corner(), nn.Identity()
-    model.weight = nn.Parameter(torch.zeros(1))
+    model.place, model.weight = Corner(), nn.Parameter(torch.zeros(1))
     patches = np.full((2, 3, 48, 48), 40, np.uint8)
     patches[:, :, :16, :16] = 250
     heat = recognition.occlusion(model, patches, np.ones((2, 1), np.float32), cover=16, step=16)

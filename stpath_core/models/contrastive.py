@@ -138,6 +138,8 @@ class ContrastiveModel(nn.Module):
         self.image = image
         self.image_head = Projection(image.dim, dim=dim, dropout=dropout)
         self.gene_head = Projection(gene_dim, dim=dim, dropout=dropout)
+        self.register_buffer("gene_mean", torch.zeros(gene_dim))
+        self.register_buffer("gene_scale", torch.ones(()))
         low, high = TAU_BOUNDS
         share = torch.tensor((TAU - low) / (high - low))
         self.heat = nn.Parameter(torch.logit(share))
@@ -150,4 +152,19 @@ class ContrastiveModel(nn.Module):
 
     def forward(self, image: Tensor, gene: Tensor) -> tuple[Tensor, Tensor]:
         """(B, ...) patches or features and (B, d) embeddings -> u, v (B, D) of unit length."""
-        return self.image_head(self.image(image)), self.gene_head(gene)
+        return self.place(image), self.place_genes(gene)
+
+    def place(self, image: Tensor) -> Tensor:
+        """u (B, D): image encoder and its head."""
+        return self.image_head(self.image(image))
+
+    def place_genes(self, gene: Tensor) -> Tensor:
+        """v (B, D) of embeddings (B, k)."""
+        return self.gene_head((gene - self.gene_mean) / self.gene_scale)
+
+    def standardise_genes(self, z: np.ndarray) -> ContrastiveModel:
+        """Centre the embedding and bring it to one spread, by that of training spots (n, k): all columns by one number,
+        so that small components stay small."""
+        self.gene_mean.copy_(torch.from_numpy(z.mean(0)))
+        self.gene_scale.fill_(float(z.std(0).max()) + 1e-6)
+        return self
