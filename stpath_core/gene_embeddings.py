@@ -7,8 +7,10 @@ labels: a section is one measurement, and it can be centred on its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,6 +18,7 @@ import scipy.sparse as sp
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.io.files import atomic_path
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS
 from stpath_core.spots import centred, neighbourhood_mean
@@ -152,8 +155,6 @@ def embed_fold(
     method : a name of METHODS, or a callable like them. transductive : the held-out patient's expression is seen too,
     its labels never. options go to the method (steps, latent, kl_weight, ... of `gene_encoding.fit_gene_encoder`).
     """
-    from dataclasses import replace
-
     from stpath_core.gene_encoding import highly_variable
 
     if isinstance(method, str) and method not in METHODS:
@@ -169,3 +170,40 @@ def embed_fold(
     columns = highly_variable(spots.counts[train], spots.patient[train], n=genes)
     made = METHODS[method] if isinstance(method, str) else method
     return np.asarray(made(seen, train, columns, seed=seed, **options), np.float32)
+
+
+def embed_folds(
+    spots: GeneSpots,
+    methods: Mapping[str, str | Method],
+    *,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+    **options,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Every method with every patient held out: name -> held-out patient -> (n, k). options go to `embed_fold`."""
+    out: dict[str, dict[str, np.ndarray]] = {name: {} for name in methods}
+    for who, (name, method) in progress(list(product(spots.patients, methods.items()))):
+        out[name][who] = embed_fold(method, spots, who, seed=seed, **options)
+    return out
+
+
+def write_embeddings(path: str | Path, embeddings: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Keep name -> held-out patient -> (n, k) as HDF5, a dataset [held_out][name], in the order of the spots."""
+    import h5py
+
+    with atomic_path(Path(path)) as aside, h5py.File(aside, "w") as file:
+        for name, folds in embeddings.items():
+            for who, z in folds.items():
+                file[f"{who}/{name}"] = np.asarray(z, np.float32)
+
+
+def read_embeddings(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
+    """What `write_embeddings` kept: name -> held-out patient -> (n, k)."""
+    import h5py
+
+    out: dict[str, dict[str, np.ndarray]] = {}
+    with h5py.File(path) as file:
+        for who, group in file.items():
+            for name, z in group.items():
+                out.setdefault(name, {})[who] = z[:]
+    return out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from stpath_core.errors import InputError
 from stpath_core.tissue.assay_card import mixing, mixing_within
@@ -30,11 +29,18 @@ def lisi(embedding: np.ndarray, group: np.ndarray, *, neighbours: int = NEIGHBOU
     if k < 3:
         message = f"{len(embedding)} spots; LISI looks at neighbours and needs at least 4"
         raise InputError(message)
-    away, near = cKDTree(embedding).query(embedding, k=k + 1)
-    weight = _gaussian(away[:, 1:] ** 2, perplexity=k / 3)  # (n, k)
+    away, near = _nearest(embedding, k)
+    weight = _gaussian(away**2, perplexity=k / 3)  # (n, k)
     words, code = np.unique(group, return_inverse=True)
-    shares = np.stack([(weight * (code[near[:, 1:]] == c)).sum(1) for c in range(len(words))], 1)
+    shares = np.stack([(weight * (code[near] == c)).sum(1) for c in range(len(words))], 1)
     return 1 / (shares**2).sum(1)
+
+
+def _nearest(embedding: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (n, k) and rows (n, k) of the k nearest others, nearest first. Trees do not help in 30 dimensions."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(embedding).kneighbors()
 
 
 def _gaussian(squared: np.ndarray, *, perplexity: float, steps: int = 60) -> np.ndarray:
@@ -73,7 +79,7 @@ def clisi(embedding: np.ndarray, label: np.ndarray) -> float:
 def graph_connectivity(embedding: np.ndarray, label: np.ndarray, *, neighbours: int = CONNECTED) -> float:
     """Share of each class that hangs together in the graph of nearest neighbours, mean over classes."""
     k = min(neighbours, len(embedding) - 1)
-    near = cKDTree(embedding).query(embedding, k=k + 1)[1][:, 1:]
+    near = _nearest(embedding, k)[1]
     n = len(embedding)
     graph = csr_matrix((np.ones(n * k), (np.repeat(np.arange(n), k), near.ravel())), shape=(n, n))
     shares = []
