@@ -6,9 +6,11 @@ Micrometres in, pixels out; patches travel as uint8 and are normalised where the
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from stpath_core import keys
 from stpath_core.errors import InputError
@@ -92,7 +94,10 @@ def pictured(adata: AnnData, *, data_dir: str = "") -> AnnData:
     if "recipe" in adata.uns:
         return light
     names = [str(name) for name in adata.obs[keys.SECTION].unique()]
-    opened = {name: one for name, one in open_st(data_dir, names).items() if "image" in one.uns}
+    index = Path(data_dir) / "images" / "images.csv"
+    drawn = set(pd.read_csv(index)["section"].astype(str)) if index.is_file() else set()
+    opened = open_st(data_dir, [name for name in names if name in drawn])
+    opened = {name: one for name, one in opened.items() if "image" in one.uns}
     if not opened:
         message = f"none of the sections {', '.join(names)} has an image in {data_dir}: stage 2 needs images/images.csv"
         raise InputError(message)

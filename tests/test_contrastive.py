@@ -158,6 +158,14 @@ def test_mined_partners_are_mutual_neighbours_of_other_patients():
     assert np.isin(beside, rows).all()
     assert (pairs.patient[beside[moved]] != pairs.patient[rows[moved]]).all()
     assert (label[beside[moved]] == label[rows[moved]]).mean() > 0.9
+
+    def near(i: int, who: str) -> np.ndarray:
+        there = rows[pairs.patient[rows] == who]
+        return there[np.argsort(np.linalg.norm(z[there] - z[i], axis=1))[:5]]
+
+    for i, j in zip(rows[moved], beside[moved], strict=True):
+        assert j in near(i, pairs.patient[j])
+        assert i in near(j, pairs.patient[i])
     same = recognition.mutual_partners(z, pairs.patient, rows, k=5, share=0.0)
     assert np.array_equal(same(rows, np.random.default_rng(0)), rows)
 

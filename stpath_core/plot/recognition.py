@@ -71,7 +71,10 @@ def contrastive_curves(history: pd.DataFrame, *, smooth: int = 7, ax: Axes | Non
         mean = run["loss"].rolling(smooth, min_periods=1).mean()
         ax.plot(run["step"], mean, color=METHOD_COLOURS[k % len(METHOD_COLOURS)], ls="-" if k < 6 else "--", label=name)
     ax.axhline(history["log_batch"].max(), color="#666666", ls=":", lw=1)
-    ax.text(0, history["log_batch"].max(), " log(batch): blind", va="bottom", fontsize=8, color="#444444")
+    right = history["step"].max()
+    ax.text(
+        right, history["log_batch"].max(), "log(batch): blind", va="bottom", ha="right", fontsize=8, color="#444444"
+    )
     ax.set(xlabel="step", ylabel="loss, nats", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right"]].set_visible(False)
@@ -94,12 +97,16 @@ def curve(
     return ax
 
 
-def attention(patch: np.ndarray, heat: np.ndarray, *, mpp: float, title: str = "", ax: Axes | None = None) -> Axes:
-    """A patch (S, S, 3) with a map (h, w) of where the network looks laid over it, 0 to 1."""
+def attention(
+    patch: np.ndarray, heat: np.ndarray | None = None, *, mpp: float, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """A patch (S, S, 3), and laid over it where the network looks: a map (h, w), 0 (unseen) to 1; None: the patch."""
     ax = ax or plt.subplots(figsize=(2.0, 2.2))[1]
     width = patch.shape[1] * mpp
     ax.imshow(patch, extent=(0, width, width, 0))
-    ax.imshow(heat, extent=(0, width, width, 0), cmap="inferno", alpha=0.45, vmin=0, vmax=1, interpolation="bilinear")
+    if heat is not None:
+        look = {"cmap": "plasma", "vmin": 0, "vmax": 1, "interpolation": "bilinear"}
+        ax.imshow(heat, extent=(0, width, width, 0), alpha=0.6 * heat.clip(0, 1), **look)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=8)
     return scalebar(ax, width_um=width)
