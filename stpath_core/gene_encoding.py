@@ -20,8 +20,8 @@ EVAL_ROWS = 4096  # spots encoded at a time
 
 @dataclass(frozen=True)
 class SpotBatch:
-    """x (B, D) what the encoder reads, counts (B, G) float32, batch (B,) and labels (B,) int64 (-1 unknown), and the
-    weight of the KL term."""
+    """x (B, D) what the encoder reads, standardised, counts (B, G) float32, batch (B,) and labels (B,) int64 (-1
+    unknown), and the weight of the KL term."""
 
     x: Tensor
     counts: Tensor
@@ -114,7 +114,7 @@ def fit_gene_encoder(
     where = pick_device(device)
     model.standardise(x)
     held = torch.from_numpy(_dense(counts)).to(where)  # once: moving rows costs more than the arithmetic on them
-    x = x.to(where)
+    x = model.standardised(x).to(where)
     s, y = (torch.from_numpy(v.astype(np.int64)).to(where) for v in (code, classes))
     table, per_epoch = count_table(held), max(1, round(n / batch_size))
 

@@ -13,6 +13,7 @@ from stpath_core.likelihoods import (
     count_table,
     nb_count_term,
     nb_log_likelihood,
+    nb_spot_sum,
     nb_spot_term,
     zinb_log_likelihood,
     zinb_spot_term,
@@ -78,6 +79,17 @@ def test_the_two_terms_of_a_data_set_are_its_likelihood(zero_inflated):
         gradients.append((value.item(), torch.autograd.grad(value, t)[0]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-3)
     torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_that_is_written_out_is_autograds():
+    counts, log_mean, log_theta = tensors(draws()[0], np.log(draws()[1]), np.log(draws()[2]))
+    weight, found = torch.rand(len(counts)), []
+    for term in (lambda *a: nb_spot_term(*a).sum(1), nb_spot_sum):
+        m, t = log_mean.clone().requires_grad_(), log_theta.clone().requires_grad_()
+        value = (weight * term(counts, m, t)).sum()
+        found.append((value.detach(), *torch.autograd.grad(value, (m, t))))
+    for autograd, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, autograd, atol=1e-4, rtol=1e-4)
 
 
 def test_kl_is_torchs():
