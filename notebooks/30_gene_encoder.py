@@ -1,7 +1,7 @@
 # ---
 # title: An encoder that does not know the patient
 # part: 3
-# goals: [see a batch effect and measure it, train encoders whose decoder takes the blame for the batch, tell mixing from
+# goals: [see a batch effect and measure it, train encoders whose decoder takes the blame for it, tell mixing from
 #   biology and demand both, keep apart what was learned without the new patient and what was not]
 # needs: []
 # datasets: [virtual, her2st]
@@ -35,6 +35,8 @@ across: int | None = None  # spots per row and column of a virtual section; None
 genes: int | None = None  # most variable genes, chosen on training patients; None: what the profile says
 steps: int | None = None  # optimiser steps of each encoder; None: what the profile says
 batch_size: int | None = None  # spots per step; None: what the profile says
+latent: int = 20  # numbers that an encoder may keep of a spot
+kl_weight: float = 0.3  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -72,12 +74,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from stpath_core import plot, probes
-from stpath_core.gene_embeddings import embed_fold
+from stpath_core.gene_embeddings import abundant, embed_fold
 
-# inputs: run, spots, genes
+# inputs: run, spots, genes, dataset
 plot.jpeg_in_notebooks()
+choose = None if dataset == "virtual" else abundant  # None: the genes that vary most within patients
 new = spots.patients[0]  # held out, to have one to look at
-seen = embed_fold("pca", spots, new, genes=genes)
+seen = embed_fold("pca", spots, new, genes=genes, choose=choose)
 labelled = probes.classed(spots.label)
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
 for ax, (name, group) in zip(axes, {"patient": spots.patient, "tissue": spots.label}.items(), strict=True):
@@ -98,7 +101,7 @@ from stpath_core import gene_scores
 
 simple = {
     "pca": {new: seen},
-    "section_z": {new: embed_fold("section_z", spots, new, genes=genes)},
+    "section_z": {new: embed_fold("section_z", spots, new, genes=genes, choose=choose)},
     "noise": {new: gene_scores.noise(spots, seed=seed)[new]},
 }
 display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in simple.items()}).round(3).T)
@@ -109,23 +112,24 @@ display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in
 # mixes best of all, so **a mixing score never stands alone in this notebook**.
 #
 # ## An encoder with a decoder that knows the batch
-# `GeneVAE` reads log expression and gives a normal distribution over ten numbers z. The decoder turns z *and the
+# `GeneVAE` reads log expression and gives a normal distribution over twenty numbers z. The decoder turns z *and the
 # patient* into the profile that a negative binomial draws the counts from. The loss is the (negative) log likelihood
-# of the counts, plus the KL divergence of z from a standard normal, whose weight grows from 0 to 1 while it trains: if
-# it were there from the start, z would be silenced before it had learned to say anything.
+# of the counts, plus the KL divergence of z from a standard normal, whose weight grows from 0 while it trains: if it
+# were there from the start, z would be silenced before it had learned to say anything. It ends at 0.3, not at
+# the 1 of the evidence bound: on tissues set aside for such choices the classes were read better so (F1 .33 against
+# .29; PCA .29).
 
 # %% tags=["copy-me"]
 from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
 from stpath_core.progress import track
 
-# inputs: spots, new, genes, steps, batch_size, seed, device
+# inputs: spots, new, genes, choose, steps, batch_size, latent, kl_weight, seed, device
+training = {"steps": steps, "batch_size": batch_size, "latent": latent, "kl_weight": kl_weight, "device": device}
 train = spots.patient != new
-columns = highly_variable(spots.counts[train], spots.patient[train], n=genes)
+columns = (choose or highly_variable)(spots.counts[train], spots.patient[train], n=genes)
 counts = spots.counts[:, columns]
 held = train & (np.asarray(counts.sum(1)).ravel() > 0)
-model, history = fit_gene_encoder(
-    counts[held], spots.patient[held], steps=steps, batch_size=batch_size, seed=seed, device=device, progress=track
-)
+model, history = fit_gene_encoder(counts[held], spots.patient[held], seed=seed, progress=track, **training)
 z = encode(model, counts)  # of all spots, the new patient's too: no patient is asked for
 
 # %%
@@ -150,13 +154,11 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 # %% tags=["copy-me"]
 from stpath_core.gene_embeddings import METHODS, embed_folds, write_embeddings
 
-# inputs: run, spots, genes, steps, batch_size, seed, device, track
-baselines = ("pca", "section_z", "neighbourhood")
-embeddings = embed_folds(spots, {name: METHODS[name] for name in baselines}, genes=genes, seed=seed)
-training = {"steps": steps, "batch_size": batch_size, "device": device}
-embeddings |= embed_folds(
-    spots, {name: METHODS[name] for name in ("scvi", "scanvi")}, genes=genes, seed=seed, progress=track, **training
-)
+# inputs: run, spots, genes, choose, seed, training, dataset, track
+learned = ("scvi", "scanvi") if dataset == "virtual" else ("scvi", "scanvi", "scvi_section", "scanvi_section")
+chosen = {"genes": genes, "choose": choose, "seed": seed}
+embeddings = embed_folds(spots, {name: METHODS[name] for name in ("pca", "section_z", "neighbourhood")}, **chosen)
+embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, progress=track, **chosen, **training)
 write_embeddings(run.stage / "embeddings.h5", embeddings)
 cohort.write_h5ad(run.stage / "spots.h5ad")
 
@@ -182,11 +184,21 @@ display(table.round(3))
 
 # %%
 virtual = dataset == "virtual"
-for name in tables if virtual else ():
-    report(f"part3.gene.label_f1.{name}", *table.loc[name, ["f1", "lo", "hi"]])
-    report(f"part3.gene.label_f1_smoothed.{name}", table.loc[name, "smoothed"])
-    report(f"part3.gene.ilisi.{name}", table.loc[name, "ilisi"])
-    report(f"part3.gene.mixing.{name}", table.loc[name, "mixing"])
+names = {"f1": "gene.label_f1", "smoothed": "gene.label_f1_smoothed", "ilisi": "gene.ilisi", "mixing": "gene.mixing"}
+if not virtual:  # spots of 200 um pitch and few counts: there the smoothed score is the one that counts
+    names = {"smoothed": "gene_label_f1", "f1": "gene_label_f1_unsmoothed", "ilisi": "ilisi", "mixing": "mixing"}
+prefix = "part3" if virtual else f"part3.{dataset}"
+for measure, key in names.items():
+    for name in tables:
+        way = {"f1": "f1", "smoothed": "smoothed"}.get(measure)
+        inside = probes.pooled_interval(scores[name][way], spots.label, spots.patient)[1:] if way else ()
+        report(f"{prefix}.{key}.{name}", table.loc[name, measure], *inside)
+if virtual:
+    pca, ours = table.loc["pca"], table.loc["scvi"]
+    why = "the encoder mixes no better than PCA: did the KL collapse, or has it trained too briefly?"
+    expect("part3.gene.ilisi_over_twice_pca", ours.ilisi - 2 * pca.ilisi, 0, 1, why)
+    why = "patients mix at the cost of tissues: look at the KL and at the number of steps"
+    expect("part3.gene.label_f1_over_pca", ours.f1 - pca.f1, -0.01, 1, why)
 
 # %% [markdown]
 # ## Better, or lucky?
@@ -194,10 +206,11 @@ for name in tables if virtual else ():
 # draws of patients, and a sign test over patients, each of whom has a dot.
 
 # %%
-rival = scores["section_z"]
+way = "f1" if virtual else "smoothed"
+rival = scores["section_z"][way]
 margin = {
-    name: probes.pooled_difference(scores[name]["f1"], rival["f1"], spots.label, spots.patient)._asdict()
-    for name in ("pca", "scvi", "scanvi")
+    name: probes.pooled_difference(scores[name][way], rival, spots.label, spots.patient)._asdict()
+    for name in ("pca", "neighbourhood", *learned)
 }
 display(pd.DataFrame(margin).round(3).T)
 figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
@@ -233,12 +246,14 @@ run.figure("after", figure)
 # and never in the table above.
 
 # %%
-everybody = embed_fold("scvi", spots, new, genes=genes, seed=seed, transductive=True, **training)
+everybody = embed_fold("scvi", spots, new, transductive=True, **chosen, **training)
 everybody = dict.fromkeys(spots.patients, everybody)  # without labels one fit serves all folds
 apart = gene_scores.probe_scores(everybody, spots)
-prefix = "part3.gene" if virtual else f"part3.{dataset}.gene"
-report(f"{prefix}.label_f1.scvi_transductive", apart["f1"].pooled)
-report(f"{prefix}.ilisi.scvi_transductive", gene_scores.mixing_measures({new: everybody[new]}, spots)["ilisi"])
+report(f"{prefix}.{names['f1']}.scvi_transductive", apart["f1"].pooled)
+report(f"{prefix}.{names['smoothed']}.scvi_transductive", apart["smoothed"].pooled)
+report(
+    f"{prefix}.{names['ilisi']}.scvi_transductive", gene_scores.mixing_measures({new: everybody[new]}, spots)["ilisi"]
+)
 
 # %%
 run.done()

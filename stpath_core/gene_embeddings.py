@@ -22,7 +22,7 @@ from stpath_core.io.files import atomic_path
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS
 from stpath_core.spots import centred, neighbourhood_mean
-from stpath_core.tissue.assay_card import log_normalise, pca
+from stpath_core.tissue.assay_card import log_normalise, pca, top_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -126,10 +126,39 @@ def scanvi(spots: GeneSpots, train: np.ndarray, columns: np.ndarray, *, seed: in
     return scvi(spots, train, columns, seed=seed, guided=True, **options)
 
 
+def scvi_section(
+    spots: GeneSpots, train: np.ndarray, columns: np.ndarray, *, seed: int, guided: bool = False, **options
+) -> np.ndarray:
+    """An encoder that starts where `section_z` ends: it reads those components of a spot and of its neighbourhood, and
+    what it makes of them is standardised in each section once more."""
+    from stpath_core.gene_encoding import encode, fit_gene_encoder
+
+    own = section_z(spots, train, columns, seed=seed)
+    inputs = np.concatenate([own, neighbourhood_mean(own, spots.xy_um, spots.section)], 1)
+    counts = spots.counts[:, columns]
+    rows = train & (np.asarray(counts.sum(1)).ravel() > 0)
+    labels = class_codes(spots.label)[rows] if guided else None
+    model, _ = fit_gene_encoder(counts[rows], spots.patient[rows], labels, inputs=inputs[rows], seed=seed, **options)
+    return centred(encode(model, inputs=inputs), spots.section, scaled=True)
+
+
+def scanvi_section(spots: GeneSpots, train: np.ndarray, columns: np.ndarray, *, seed: int, **options) -> np.ndarray:
+    """The same, guided by the labels of the training spots."""
+    return scvi_section(spots, train, columns, seed=seed, guided=True, **options)
+
+
 METHODS: Mapping[str, Method] = {
     "raw": raw, "pca": components, "section_z": section_z, "neighbourhood": neighbourhood, "scvi": scvi,
-    "scanvi": scanvi,
+    "scanvi": scanvi, "scvi_section": scvi_section, "scanvi_section": scanvi_section,
 }  # fmt: skip
+GeneChoice = Callable[..., np.ndarray]  # counts, batch, n= -> columns
+
+
+def abundant(counts: sp.csr_matrix, batch: np.ndarray, *, n: int) -> np.ndarray:
+    """Columns of the `n` genes of highest total count, ascending: a choice for sparse spots, where few others vary
+    beyond their noise."""
+    del batch
+    return np.sort(top_genes(counts, n))
 
 
 def class_codes(label: np.ndarray) -> np.ndarray:
@@ -146,14 +175,18 @@ def embed_fold(
     held_out: str | Sequence[str],
     *,
     genes: int = GENES,
+    choose: GeneChoice | None = None,
+    columns: np.ndarray | None = None,
     transductive: bool = False,
     seed: int = 0,
     **options,
 ) -> np.ndarray:
     """(n, k) float32 embedding of all spots, fitted without the held-out patient (or patients).
 
-    method : a name of METHODS, or a callable like them. transductive : the held-out patient's expression is seen too,
-    its labels never. options go to the method (steps, latent, kl_weight, ... of `gene_encoding.fit_gene_encoder`).
+    method : a name of METHODS, or a callable like them. choose : picks `genes` genes from the counts and the patients
+    of the training spots; None: `gene_encoding.highly_variable`. columns : genes already chosen that way.
+    transductive : the held-out patient's expression is seen too, its labels never. options go to the method (steps,
+    latent, kl_weight, ... of `gene_encoding.fit_gene_encoder`).
     """
     from stpath_core.gene_encoding import highly_variable
 
@@ -167,7 +200,8 @@ def embed_fold(
         raise InputError(message)
     train = np.ones(len(out), bool) if transductive else ~out
     seen = replace(spots, label=hidden_labels(spots.label, out, blank=keys.UNLABELLED))
-    columns = highly_variable(spots.counts[train], spots.patient[train], n=genes)
+    if columns is None:
+        columns = (choose or highly_variable)(spots.counts[train], spots.patient[train], n=genes)
     made = METHODS[method] if isinstance(method, str) else method
     return np.asarray(made(seen, train, columns, seed=seed, **options), np.float32)
 
@@ -176,14 +210,23 @@ def embed_folds(
     spots: GeneSpots,
     methods: Mapping[str, str | Method],
     *,
+    genes: int = GENES,
+    choose: GeneChoice | None = None,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
     **options,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Every method with every patient held out: name -> held-out patient -> (n, k). options go to `embed_fold`."""
+    """Every method with every patient held out: name -> held-out patient -> (n, k). As `embed_fold`; the genes of a
+    fold are chosen once for all methods."""
+    from stpath_core.gene_encoding import highly_variable
+
     out: dict[str, dict[str, np.ndarray]] = {name: {} for name in methods}
+    columns: dict[str, np.ndarray] = {}
     for who, (name, method) in progress(list(product(spots.patients, methods.items()))):
-        out[name][who] = embed_fold(method, spots, who, seed=seed, **options)
+        if who not in columns:
+            rows = spots.patient != who
+            columns[who] = (choose or highly_variable)(spots.counts[rows], spots.patient[rows], n=genes)
+        out[name][who] = embed_fold(method, spots, who, columns=columns[who], seed=seed, **options)
     return out
 
 

@@ -20,8 +20,8 @@ EVAL_ROWS = 4096  # spots encoded at a time
 
 @dataclass(frozen=True)
 class SpotBatch:
-    """x (B, D) what the encoder reads, counts (B, G) float32, batch (B,) and labels (B,) int64 (-1 unknown), and the
-    weight of the KL term."""
+    """x (B, D) what the encoder reads, standardised, counts (B, G) float32, batch (B,) and labels (B,) int64 (-1
+    unknown), and the weight of the KL term."""
 
     x: Tensor
     counts: Tensor
@@ -71,6 +71,7 @@ def fit_gene_encoder(
     batch_size: int = 512,
     warmup: float = 0.5,
     kl_weight: float = 1.0,
+    classifier_weight: float = 50.0,
     lr: float = 4e-3,
     weight_decay: float = 1e-4,
     seed: int = 0,
@@ -84,6 +85,7 @@ def fit_gene_encoder(
     inputs : (n, D) what the encoder is to read of each spot; None: log1p of its counts per 10,000.
     steps, batch_size : of spots; as many batches as that are drawn, each epoch in a new order.
     warmup : share of the steps over which the weight of the KL term grows from 0 to `kl_weight`.
+    classifier_weight : of the guided encoder's cross-entropy beside the evidence bound.
 
     Raises InputError for counts that are negative, fractional or all zero in a spot, and for a single batch.
     """
@@ -107,11 +109,12 @@ def fit_gene_encoder(
         model, classes = GeneVAE(n_genes, len(names), **size), np.full(n, -1)
     else:
         classes = _check_labels(np.asarray(labels), n)
+        size["classifier_weight"] = classifier_weight
         model = GuidedGeneVAE(n_genes, len(names), int(classes.max()) + 1, **size)
     where = pick_device(device)
     model.standardise(x)
     held = torch.from_numpy(_dense(counts)).to(where)  # once: moving rows costs more than the arithmetic on them
-    x = x.to(where)
+    x = model.standardised(x).to(where)
     s, y = (torch.from_numpy(v.astype(np.int64)).to(where) for v in (code, classes))
     table, per_epoch = count_table(held), max(1, round(n / batch_size))
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
-GENE_STEPS = 200  # of stage 1 in the studies, as at the cpu profile
+GENE_STEPS = 300  # of stage 1 in the studies, as at the cpu profile
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
 GRID = ("raw", "pca", "scvi", "scanvi")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpath_core.likelihoods import nb_log_likelihood, nb_spot_term, zinb_log_likelihood, zinb_spot_term
+from stpath_core.likelihoods import nb_log_likelihood, nb_spot_sum, zinb_log_likelihood, zinb_spot_term
 
 
 def mlp(n_in: int, n_out: int, *, layers: int, dropout: float) -> nn.Sequential:
@@ -65,7 +65,7 @@ class NBDecoder(nn.Module):
 
     def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """What of log p(x | z, s, l) depends on z, summed over genes: (B,). The rest is `likelihoods.nb_count_term`."""
-        return nb_spot_term(counts, *self(z, batch, library)).sum(1)
+        return nb_spot_sum(counts, *self(z, batch, library))
 
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """log p(x | z, s, l), summed over genes: (B,)."""
@@ -118,13 +118,13 @@ class GeneVAE(nn.Module):
         self.scale.copy_(x.std(0, correction=0).clamp(min=1e-3))
         return self
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z | x), (B, L) each. No batch enters."""
-        return self.encoder(((x - self.centre) / self.scale).clamp(-10, 10))
+    def standardised(self, x: Tensor) -> Tensor:
+        """The inputs as the encoder reads them: (B, n_inputs)."""
+        return ((x - self.centre) / self.scale).clamp(-10, 10)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The embedding of spots, the mean of q(z | x): (B, L)."""
-        return self.posterior(x)[0]
+        """The embedding of spots, the mean of q(z | x): (B, L). No batch enters."""
+        return self.encoder(self.standardised(x))[0]
 
     def reconstruction(self, x: Tensor, counts: Tensor, batch: Tensor) -> Tensor:
         """log p(counts | z, s, l) at the mean of q(z | x), per spot: (B,). For held-out spots of known batches."""
@@ -136,10 +136,11 @@ class GeneVAE(nn.Module):
     def losses(self, x: Tensor, counts: Tensor, batch: Tensor, labels: Tensor, kl_weight: float) -> dict[str, Tensor]:
         """Negative ELBO per spot, the KL term weighed by `kl_weight` (its warm-up). labels are not used.
 
-        Of the likelihood, what depends on z: the rest is added for the whole training set, see `likelihoods`.
+        x : standardised. Of the likelihood, what depends on z: the rest is added for the whole training set, see
+        `likelihoods`.
         """
         del labels
-        mean, log_variance = self.posterior(x)
+        mean, log_variance = self.encoder(x)
         z = draw(mean, log_variance)
         nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts)).mean()
         kl = kl_to_standard(mean, log_variance).mean()
@@ -170,10 +171,10 @@ class GuidedGeneVAE(GeneVAE):
     def losses(self, x: Tensor, counts: Tensor, batch: Tensor, labels: Tensor, kl_weight: float) -> dict[str, Tensor]:
         """Negative ELBO of labelled and unlabelled spots together, plus the classifier's cross-entropy.
 
-        labels : (B,) class index, -1 unknown. The ELBO of an unlabelled spot is its mean over classes under q(y | z),
-        plus KL(q(y | z) || uniform) (Kingma et al. 2014, equation 7).
+        x : standardised. labels : (B,) class index, -1 unknown. The ELBO of an unlabelled spot is its mean over
+        classes under q(y | z), plus KL(q(y | z) || uniform) (Kingma et al. 2014, equation 7).
         """
-        mean, log_variance = self.posterior(x)
+        mean, log_variance = self.encoder(x)
         z = draw(mean, log_variance)
         nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts)).mean()
         logits = self.classifier(z)  # (B, C)
