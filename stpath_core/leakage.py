@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,3 +108,34 @@ def _patches(small: np.ndarray) -> np.ndarray:
     n = _THUMBNAIL_PX // 4
     patches = small.reshape(n, 4, n, 4).swapaxes(1, 2).reshape(n * n, 16)
     return patches - patches.mean(1, keepdims=True)
+
+
+def hidden_labels(label: np.ndarray, hidden: np.ndarray, *, blank: str = "unlabelled") -> np.ndarray:
+    """The labels (n,) as training may see them: those of the `hidden` rows (n,) bool are replaced by `blank`."""
+    out = np.array(label, object)
+    out[hidden] = blank
+    return out.astype(str)
+
+
+def audit_labels(
+    stages: Callable[[np.ndarray], np.ndarray], label: np.ndarray, hidden: np.ndarray, *, seed: int = 0
+) -> None:
+    """Prove by experiment that labels of the `hidden` rows (n,) bool reach nothing: permute them and train again.
+
+    stages : labels (n,) of all spots -> an embedding, everything from the first stage on, deterministic. It is called
+    with the labels as they are and with those of the hidden rows exchanged for others. InputError where the two
+    embeddings differ anywhere: somebody looked.
+    """
+    words = np.unique(label)
+    if len(words) < 2 or not np.any(hidden):
+        message = f"{len(words)} different labels, {int(np.sum(hidden))} hidden rows: there is nothing that could leak"
+        raise InputError(message)
+    other = np.array(label, object)
+    at = np.searchsorted(words, np.asarray(label)[hidden])
+    step = np.random.default_rng(seed).integers(1, len(words), hidden.sum())
+    other[hidden] = words[(at + step) % len(words)]  # every hidden label is another one now
+    before, after = (np.asarray(stages(given)) for given in (np.asarray(label, str), other.astype(str)))
+    if before.shape != after.shape or not np.array_equal(before, after):
+        changed = "its shape" if before.shape != after.shape else f"{int((before != after).any(-1).sum())} rows of it"
+        message = f"labels of held-out spots reach the embedding ({changed} changed when only they were changed): pass "
+        raise InputError(message + "every stage `leakage.hidden_labels`")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FAR = 5.0  # SD, where a feature is cut
 DENSITY = ("hematoxylin mean", "eosin mean", "density mean")  # of the statistics: mean optical density on three axes
-INNER = 4  # folds of the training slides
+INNER = 3  # folds of the training slides
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,11 @@ def neighbour_mean(values: np.ndarray, xy_um: np.ndarray, section: np.ndarray, *
     return _spread(values, xy_um, section, reach=reach, weight=lambda away: (away > 0).astype(float))
 
 
+def neighbourhood_mean(values: np.ndarray, xy_um: np.ndarray, section: np.ndarray, *, reach: float = 1.6) -> np.ndarray:
+    """(n, d) mean over the same spots and the spot itself: the 3 x 3 neighbourhood of a square array."""
+    return _spread(values, xy_um, section, reach=reach, weight=np.ones_like)
+
+
 def smoothed(values: np.ndarray, xy_um: np.ndarray, section: np.ndarray, *, pitches: float) -> np.ndarray:
     """Predictions (n, g) averaged over their neighbourhood in the section by a Gaussian of SD `pitches`; 0: not at all.
 

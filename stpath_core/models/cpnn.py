@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stpath_core.errors import InputError
+from stpath_core.likelihoods import nb_log_likelihood
 from stpath_core.losses import gene_pearson_loss
 from stpath_core.models.expression_networks import trunk
 
@@ -145,13 +146,8 @@ def slide_loss(
 
 
 def nb_loss(counts: Tensor, mean: Tensor, theta: Tensor) -> Tensor:
-    """Minus the log-likelihood of NB(mean, variance = mean + mean^2 / theta), mean over entries.
-
-    theta is kept below 1e5: above, float32 loses the likelihood in the difference of large terms.
-    """
-    theta, mean = theta.clamp(1e-3, 1e5), mean.clamp(min=1e-8)
-    gap = torch.lgamma(counts + theta) - torch.lgamma(theta) - torch.lgamma(counts + 1)
-    return -(gap - theta * torch.log1p(mean / theta) + counts * (mean.log() - (theta + mean).log())).mean()
+    """Minus the log-likelihood of NB(mean, variance = mean + mean^2 / theta), mean over entries."""
+    return -nb_log_likelihood(counts, mean.clamp(min=1e-8).log(), theta.clamp(min=1e-3).log()).mean()
 
 
 def random_profiles(like: Tensor, *, seed: int) -> Tensor:

@@ -4,6 +4,7 @@ from stpath_core.plot.assays import TISSUE_COLOURS, embedding, share_bars, spot_
 from stpath_core.plot.charts import bars, cell_map, confusion, reliability, training_curves
 from stpath_core.plot.expression import curves, gene_scatter, heat, method_scores, pit_histogram, value_maps
 from stpath_core.plot.images import compare, contact_sheet, gallery, overlay, probability_map, training_tiles
+from stpath_core.plot.recognition import attention, contrastive_curves, curve, patch_rows, target_matrices
 from stpath_core.plot.style import (
     COLOURS,
     METHOD_COLOURS,
@@ -18,11 +19,14 @@ __all__ = [
     "COLOURS",
     "METHOD_COLOURS",
     "TISSUE_COLOURS",
+    "attention",
     "bars",
     "cell_map",
     "compare",
     "confusion",
     "contact_sheet",
+    "contrastive_curves",
+    "curve",
     "curves",
     "embedding",
     "fine_colours",
@@ -33,12 +37,14 @@ __all__ = [
     "legend",
     "method_scores",
     "overlay",
+    "patch_rows",
     "pit_histogram",
     "probability_map",
     "reliability",
     "scalebar",
     "share_bars",
     "spot_map",
+    "target_matrices",
     "tissue_colour",
     "training_curves",
     "training_tiles",

@@ -1,0 +1,111 @@
+"""Our gene encoder beside scvi-tools: seconds per epoch on one CPU, and whether what comes out is worth as much.
+
+    PEERS/bin/pip install -r benchmarks/requirements-peers.txt
+    PYTHONPATH=. PEERS/bin/python benchmarks/bench_gene_encoder.py SPOTS.h5ad [--write] [--epochs 100] [--steps 800]
+
+SPOTS.h5ad is what notebook 30 leaves in its stage folder. Both models get the same genes, spots, threads, likelihood,
+latent size and width, and train one after the other in one process. A tenth of each patient's spots is held out for the
+reconstruction: log NB at the mean of q(z | x), per spot. Mixing and the fixed probe (leave one patient out on the one
+embedding) are of all spots: both models have seen all patients, so these are transductive and compare the two alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from stpath_core import probes
+from stpath_core.gene_embeddings import GeneSpots
+from stpath_core.gene_encoding import encode, fit_gene_encoder
+from stpath_core.tissue.assay_card import log_normalise, mixing, top_genes
+
+RESULT = Path(__file__).parents[1] / "data" / "results" / "bench_gene_encoder.json"
+
+
+def ours(counts: np.ndarray, patient: np.ndarray, train: np.ndarray, options: argparse.Namespace) -> dict:
+    """Fit on the training spots; seconds per epoch, embedding of all, log likelihood of the held-out ones."""
+    begun = time.perf_counter()
+    model, history = fit_gene_encoder(
+        counts[train], patient[train], steps=options.steps, batch_size=options.batch_size, latent=10, seed=0,
+        device="cpu", kl_weight=1.0, lr=options.lr,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    epochs = len(history) / max(1, round(train.sum() / options.batch_size))
+    code = torch.from_numpy(np.unique(patient, return_inverse=True)[1])
+    x = torch.from_numpy(counts[~train].astype(np.float32))
+    with torch.inference_mode():
+        likelihood = model.reconstruction(torch.from_numpy(log_normalise(counts[~train])), x, code[~train])
+    return {"seconds": seconds, "epochs": epochs, "likelihood": likelihood.mean().item(), "z": encode(model, counts)}
+
+
+def scvi_tools(counts: np.ndarray, patient: np.ndarray, train: np.ndarray, options: argparse.Namespace) -> dict:
+    """The same of scvi.model.SCVI at its defaults but the likelihood (NB), trained on the same spots."""
+    import scvi
+
+    scvi.settings.seed = 0
+    scvi.settings.verbosity = 30
+    whole = anndata.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs={"patient": patient})
+    scvi.model.SCVI.setup_anndata(whole, batch_key="patient")
+    seen = whole[train].copy()
+    scvi.model.SCVI.setup_anndata(seen, batch_key="patient")
+    model = scvi.model.SCVI(seen, n_latent=10, gene_likelihood="nb")
+    begun = time.perf_counter()
+    model.train(
+        max_epochs=options.epochs, accelerator="cpu", train_size=1.0, enable_progress_bar=False, logger=False,
+        enable_checkpointing=False, plan_kwargs={"n_epochs_kl_warmup": options.epochs // 2},
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    net = model.module.eval()
+    x = torch.from_numpy(counts[~train].astype(np.float32))
+    batch = torch.from_numpy(np.unique(patient, return_inverse=True)[1])[~train][:, None]
+    with torch.inference_mode():
+        found = net.inference(x, batch)
+        drawn = net.generative(found["qz"].loc, found["library"], batch)
+        likelihood = drawn["px"].log_prob(x).sum(1)
+    z = model.get_latent_representation(whole)
+    return {"seconds": seconds, "epochs": options.epochs, "likelihood": likelihood.mean().item(), "z": z}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spots", help="spots.h5ad of notebook 30")
+    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=100, help="of scvi-tools")
+    parser.add_argument("--steps", type=int, default=400, help="of ours")
+    parser.add_argument("--batch-size", type=int, default=1024, help="of ours")
+    parser.add_argument("--lr", type=float, default=4e-3, help="of ours")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name} to data/results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    spots = GeneSpots.of(anndata.read_h5ad(options.spots))
+    counts = spots.counts[:, np.sort(top_genes(spots.counts, options.genes))].toarray()
+    train = np.random.default_rng(0).random(len(counts)) >= 0.1
+    fitted = {"ours": ours(counts, spots.patient, train, options)}
+    fitted["scvi_tools"] = scvi_tools(counts, spots.patient, train, options)
+    out = {}
+    for name, fit in fitted.items():
+        z = fit.pop("z")
+        probe = probes.judge(dict.fromkeys(spots.patients, z), spots.label, spots.patient)
+        fit |= {"mixing": mixing(z, spots.patient), "label_f1": probe.pooled}
+        fit["seconds_per_epoch"] = fit["seconds"] / fit["epochs"]
+        out[name] = {key: round(float(value), 4) for key, value in fit.items()}
+    a, b = out["ours"], out["scvi_tools"]
+    out["ratio_per_epoch"] = round(b["seconds_per_epoch"] / a["seconds_per_epoch"], 2)
+    out["ratio_whole_training"] = round(b["seconds"] / a["seconds"], 2)
+    out["spots"], out["genes"], out["threads"] = len(counts), options.genes, options.threads
+    print(json.dumps(out, indent=1))
+    if options.write:
+        RESULT.write_text(json.dumps(out, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,128 @@
+"""The arms of Part 3's comparison: what each way to train an image encoder is, and all of them on every fold.
+
+An arm names the side its pictures stand beside and the target; the controls differ from an arm in one thing alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from stpath_core.errors import InputError
+from stpath_core.leakage import hidden_labels
+from stpath_core.models.contrastive import ContrastiveModel, Target, both_sides, gene_side, identity, inter_modal
+from stpath_core.recognition import (
+    Pairs,
+    Settings,
+    embed,
+    mutual_partners,
+    shuffled_pairs,
+    supervised,
+    train,
+    untrained,
+)
+
+Sides = Mapping[str, np.ndarray]  # of one fold: name of the side -> z (n, k)
+AS_SCANNED, COMMON_STAIN = "as scanned", "common stain"
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {"identity": identity, "both_sides": both_sides, "gene_side": gene_side, "inter_modal": inter_modal}
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """side : which expression stands beside a picture. shuffled : the control. mined : partners across patients, found
+    in that side; balanced : patient-balanced batches. picture : which of the cohort's pictures are seen."""
+
+    side: str
+    target: str = "identity"
+    shuffled: bool = False
+    mined: str = ""
+    balanced: bool = False
+    picture: str = AS_SCANNED
+
+
+@dataclass(frozen=True)
+class Control:
+    """The network as it starts, or (labels) trained from scratch by the labels of the others; no expression."""
+
+    labels: bool = False
+    picture: str = AS_SCANNED
+
+
+ARMS: Mapping[str, Arm | Control] = MappingProxyType({
+    "random": Control(),
+    "supervised": Control(labels=True),
+    "shuffled": Arm("scanvi", "inter_modal", shuffled=True),
+    "raw_clip": Arm("raw"),
+    "bleep": Arm("raw", "both_sides"),
+    "scvi": Arm("scvi"),
+    "scanvi_inter": Arm("scanvi", "inter_modal"),
+    "beyond": Arm("scanvi", "inter_modal", balanced=True, picture=COMMON_STAIN),
+    "random_common_stain": Control(picture=COMMON_STAIN),
+})  # fmt: skip
+# tried and not better: partners across patients, the nearest in section-standardised space
+MINED = Arm("scanvi", "inter_modal", mined="section_z", balanced=True, picture=COMMON_STAIN)
+AGNOSTIC = ("scvi", "scanvi_inter")  # the paper's; the best of them is compared with the better of RIVALS
+RIVALS = ("raw_clip", "bleep")
+
+
+def needed_sides(arms: Mapping[str, Arm | Control]) -> list[str]:
+    """Names of the sides that the arms ask stage 1 for."""
+    return sorted({name for arm in arms.values() if isinstance(arm, Arm) for name in (arm.side, arm.mined) if name})
+
+
+def train_arm(
+    pairs: Pairs,
+    sides: Sides,
+    label: np.ndarray,
+    arm: Arm | Control,
+    held_out: str,
+    *,
+    settings: Settings,
+    seed: int = 0,
+) -> ContrastiveModel:
+    """One arm trained without one patient, whose labels are hidden from whoever may see labels."""
+    rows = np.flatnonzero(pairs.patient != held_out)
+    if isinstance(arm, Control):
+        shown = hidden_labels(label, pairs.patient == held_out)
+        how = {"settings": settings, "seed": seed}
+        return supervised(pairs, shown, rows, **how) if arm.labels else untrained(pairs, rows, **how)
+    z = sides[arm.side]
+    z = shuffled_pairs(z, pairs.patient, seed=seed) if arm.shuffled else z
+    partner = mutual_partners(sides[arm.mined], pairs.patient, rows) if arm.mined else None
+    how = replace(settings, balanced=arm.balanced)
+    return train(pairs, z, rows, target=TARGETS[arm.target], settings=how, partner=partner, seed=seed)[0]
+
+
+def embed_arms(
+    pictures: Mapping[str, Pairs],
+    sides: Mapping[str, Sides],
+    label: np.ndarray,
+    *,
+    arms: Mapping[str, Arm | Control] = ARMS,
+    settings: Settings | None = None,
+    seed: int = 0,
+    folds: Sequence[str] | None = None,
+    progress: Callable[[list[str]], Iterable[str]] = iter,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Every arm on every fold: arm -> held-out patient -> u (n, D) of all spots.
+
+    pictures : AS_SCANNED and, where an arm asks for it, COMMON_STAIN -> the same spots. sides : held-out patient ->
+    side -> z. folds : patients to hold out; None: each in turn.
+    """
+    s = settings or Settings()
+    lacking = {arm.picture for arm in arms.values()} - set(pictures)
+    if lacking:
+        message = f"no pictures {', '.join(lacking)}; given are {', '.join(pictures)}: see spot_pictures.common_stain"
+        raise InputError(message)
+    out: dict[str, dict[str, np.ndarray]] = {name: {} for name in arms}
+    for held_out in progress(list(folds or pictures[AS_SCANNED].patients)):
+        for name, arm in arms.items():
+            seen = pictures[arm.picture]
+            model = train_arm(seen, sides.get(held_out, {}), label, arm, held_out, settings=s, seed=seed)
+            out[name][held_out] = embed(model, seen.image)
+    return out

@@ -1,0 +1,183 @@
+"""Gene encoders: exact likelihoods, an encoder that never sees the batch, and a planted batch that is taken out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from stpath_core.errors import InputError
+from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
+from stpath_core.likelihoods import (
+    count_table,
+    nb_count_term,
+    nb_log_likelihood,
+    nb_spot_sum,
+    nb_spot_term,
+    zinb_log_likelihood,
+    zinb_spot_term,
+)
+from stpath_core.models.gene_encoder import GeneVAE, GuidedGeneVAE, NBDecoder, ZINBDecoder, kl_to_standard
+
+
+def planted(n=120, n_genes=60, *, batches=3, batch=1.0, seed=0):
+    """Counts of two classes in several batches, a factor per gene and batch: counts, batch names, class (0, 1)."""
+    rng = np.random.default_rng(seed)
+    label, who = rng.integers(0, 2, n), rng.integers(0, batches, n)
+    profile = rng.normal(0, 1, (2, n_genes))
+    factor = batch * rng.normal(0, 1, (batches, n_genes))
+    rate = np.exp(profile[label] + factor[who])
+    return rng.poisson(400 * rate / rate.sum(1, keepdims=True)), np.array([f"p{w}" for w in who]), label
+
+
+def draws(seed=0):
+    rng = np.random.default_rng(seed)
+    counts, mean, theta = rng.integers(0, 9, (40, 7)), np.exp(rng.normal(0, 1, (40, 7))), np.exp(rng.normal(0, 1, 7))
+    return counts, mean, theta
+
+
+def tensors(*arrays):
+    return [torch.tensor(np.asarray(a), dtype=torch.float32) for a in arrays]
+
+
+def test_negative_binomial_is_scipys():
+    counts, mean, theta = draws()
+    ours = nb_log_likelihood(*tensors(counts, np.log(mean), np.log(theta)))
+    np.testing.assert_allclose(ours, stats.nbinom.logpmf(counts, theta, theta / (theta + mean)), atol=2e-5)
+
+
+def test_negative_binomial_tends_to_the_poisson():
+    counts, mean, _ = draws()
+    ours = nb_log_likelihood(*tensors(counts, np.log(mean), np.full(7, np.log(1e7))))
+    np.testing.assert_allclose(ours, stats.poisson.logpmf(counts, mean), atol=1e-4)
+
+
+def test_zero_inflation_is_the_mixture():
+    counts, mean, theta = draws()
+    share = 1 / (1 + np.exp(-0.4))
+    nb = stats.nbinom.pmf(counts, theta, theta / (theta + mean))
+    wanted = np.log(share * (counts == 0) + (1 - share) * nb)
+    logit = np.full(counts.shape, 0.4)
+    ours = zinb_log_likelihood(*tensors(counts, np.log(mean), np.log(theta), logit))
+    np.testing.assert_allclose(ours, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("zero_inflated", [False, True])
+def test_the_two_terms_of_a_data_set_are_its_likelihood(zero_inflated):
+    """What training pays for, plus one evaluation per distinct count, is the whole; so is its gradient in theta."""
+    counts, log_mean, log_theta = tensors(draws()[0], np.log(draws()[1]), np.log(draws()[2]))
+    logit = (torch.full_like(counts, 0.4),) if zero_inflated else ()
+    whole, part = (zinb_log_likelihood, zinb_spot_term) if zero_inflated else (nb_log_likelihood, nb_spot_term)
+    gradients = []
+    for split in (False, True):
+        t = log_theta.clone().requires_grad_()
+        if split:
+            value = part(counts, log_mean, t, *logit).sum(1).mean() + nb_count_term(count_table(counts), t.exp())
+        else:
+            value = whole(counts, log_mean, t, *logit).sum(1).mean()
+        gradients.append((value.item(), torch.autograd.grad(value, t)[0]))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-3)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_that_is_written_out_is_autograds():
+    counts, log_mean, log_theta = tensors(draws()[0], np.log(draws()[1]), np.log(draws()[2]))
+    weight, found = torch.rand(len(counts)), []
+    for term in (lambda *a: nb_spot_term(*a).sum(1), nb_spot_sum):
+        m, t = log_mean.clone().requires_grad_(), log_theta.clone().requires_grad_()
+        value = (weight * term(counts, m, t)).sum()
+        found.append((value.detach(), *torch.autograd.grad(value, (m, t))))
+    for autograd, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, autograd, atol=1e-4, rtol=1e-4)
+
+
+def test_kl_is_torchs():
+    mean, log_variance = torch.randn(5, 3), torch.randn(5, 3)
+    normal = torch.distributions.Normal
+    wanted = torch.distributions.kl_divergence(normal(mean, (0.5 * log_variance).exp()), normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(kl_to_standard(mean, log_variance), wanted)
+
+
+def test_the_batch_reaches_the_decoder_and_not_the_encoder():
+    model = GeneVAE(20, 3).eval()
+    counts = torch.poisson(torch.full((6, 20), 3.0))
+    here, there = (model.reconstruction(counts, counts, torch.full((6,), b)) for b in (0, 1))
+    assert not torch.allclose(here, there)
+    assert "batch" not in model.encode.__annotations__
+    assert model.encoder.body[0].in_features == 20  # genes, nothing beside them
+
+
+def test_the_guided_divergence_of_a_known_class_counts_that_class_alone():
+    torch.manual_seed(0)
+    model = GuidedGeneVAE(20, 2, 3, dropout=0.0).eval()
+    z, log_q = torch.randn(4, 10), torch.randn(4)
+    torch.manual_seed(1)
+    together = model._divergence(z, log_q)
+    assert together.shape == (4, 3)
+    with torch.no_grad():  # a prior that ignores its input: the difference between classes must vanish
+        for net in (model.prior, model.inner):
+            net.mean.weight.zero_()
+            net.log_variance.weight.zero_()
+    flat = model._divergence(z, log_q)
+    torch.testing.assert_close(flat[:, 0], flat[:, 2])
+
+
+@pytest.mark.parametrize("decoder", [NBDecoder, ZINBDecoder])
+def test_a_planted_batch_is_taken_out_and_the_class_stays(decoder):
+    counts, who, label = planted(240)
+    model, history = fit_gene_encoder(counts, who, steps=150, batch_size=120, hidden=32, latent=4, decoder=decoder)
+    z = encode(model, counts)
+    assert history[-1]["kl"] > 0.5  # not collapsed
+    assert history[-1]["nll"] < history[0]["nll"]
+    logged = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
+
+    def separation(x, group):  # how many pooled SD the group means lie apart along their difference
+        means = [x[group == g].mean(0) for g in np.unique(group)]
+        inside = np.concatenate([x[group == g] - m for g, m in zip(np.unique(group), means, strict=True)])
+        return np.linalg.norm(means[0] - means[1]) / inside.std()
+
+    assert separation(z, who) < 0.5 * separation(logged, who)
+    assert separation(z, label) > 2 * separation(z, who)
+
+
+def test_labels_pull_the_classes_apart():
+    counts, who, label = planted(240, batch=0.3)
+    weak = label.copy()
+    weak[::2] = -1  # half are unknown
+    model, history = fit_gene_encoder(counts, who, weak, steps=100, batch_size=120, hidden=32, latent=4)
+    with torch.no_grad():
+        said = model.classifier(torch.from_numpy(encode(model, counts))).argmax(1).numpy()
+    assert (said[::2] == label[::2]).mean() > 0.9  # of those it was not told
+    assert history[-1]["cross_entropy"] < 0.3
+
+
+def test_training_repeats_bit_for_bit_and_depends_on_the_seed():
+    counts, who, _ = planted()
+    a, b, c = (encode(fit_gene_encoder(counts, who, steps=5, hidden=16, seed=s)[0], counts) for s in (1, 1, 2))
+    assert np.array_equal(a, b)
+    assert not np.allclose(a, c)
+
+
+def test_variable_genes_are_those_that_vary_within_batches():
+    rng = np.random.default_rng(0)
+    who = np.repeat(["a", "b"], 60)
+    counts = rng.poisson(5.0, (120, 30))
+    counts[:, 3] *= np.where(who == "a", 1, 6)  # a batch effect
+    counts[::2, 7] *= 5  # varies within both
+    assert 7 in highly_variable(counts, who, n=3)
+    assert np.array_equal(highly_variable(counts, who, n=30), np.arange(30))
+
+
+def test_bad_counts_batches_and_labels_are_told():
+    counts, who, _ = planted(40)
+    with pytest.raises(InputError, match="not values that were normalised or logged"):
+        fit_gene_encoder(np.log1p(counts), who)
+    with pytest.raises(InputError, match="fewer than 2: add patients"):
+        fit_gene_encoder(counts, np.full(40, "a"))
+    empty = counts.copy()
+    empty[4] = 0
+    with pytest.raises(InputError, match=r"1 of 40 spots have no count at all \(row 4 first\)"):
+        fit_gene_encoder(empty, who)
+    with pytest.raises(InputError, match="at least 2 classes"):
+        fit_gene_encoder(counts, who, np.zeros(40, int))
