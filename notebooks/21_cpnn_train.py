@@ -30,6 +30,7 @@ out: str = ""  # where the run is recorded; empty: runs/
 slides: int | None = None  # of the virtual cohort, one per patient; None: what the profile says
 slide_folds: int = 3  # each holds out whole patients
 slide_steps: int | None = None  # optimiser steps of each network, 16 slides a step; None: what the profile says
+slide_widths: list[int] | None = None  # of the hidden layers on slides; None: what the profile says
 spot_patients: int | None = None  # of the virtual cohort of spots; None: what the profile says
 spot_side: int | None = None  # spots along each side of a section, 112 um apart; None: what the profile says
 spot_folds: int | None = None  # each holds out whole patients; None: what the profile says
@@ -63,7 +64,6 @@ run = begin("21_cpnn_train", globals())
 # %% tags=["copy-me"]
 from dataclasses import replace
 
-import anndata
 import numpy as np
 
 from stpath_core import tissue
@@ -94,6 +94,8 @@ for name, bulk in bulks.items():
 # `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one thing away from CPNN at a time.
 
 # %% tags=["copy-me"]
+import anndata
+from IPython.display import display
 from safetensors.torch import save_file
 
 from stpath_core import expression as ex
@@ -101,8 +103,8 @@ from stpath_core import slide_runs, spot_methods
 from stpath_core.progress import track
 from stpath_core.tissue.assays import write_table
 
-# inputs: run, bags, bulks, slide_folds, slide_steps, spot_widths, control_draws, seed, device
-settings = {"steps": slide_steps, "widths": tuple(spot_widths), "draws": control_draws, "seed": seed, "device": device}
+# inputs: run, bags, bulks, slide_folds, slide_steps, slide_widths, control_draws, seed, device
+settings = {"steps": slide_steps, "widths": tuple(slide_widths), "draws": control_draws, "seed": seed, "device": device}
 for name, bulk in bulks.items():
     medium = anndata.read_h5ad(run.inputs("20_prototypes") / "prototypes_medium.h5ad").to_df()
     splits = ex.patient_folds(bulk.obs["patient"], slide_folds)
