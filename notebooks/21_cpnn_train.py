@@ -6,7 +6,8 @@
 # needs: [20_prototypes]
 # datasets: [virtual, her2st]
 # reads: [prototypes of notebook 20; spots with their H&E]
-# writes: [spots.h5ad (predictions out of fold), cohort.h5ad (counts and features), cpnn_spots_*.safetensors]
+# writes: [slides.h5ad and slides_no_batch.h5ad (predictions out of fold), cpnn_slides_*.safetensors, spots.h5ad
+#   (predictions out of fold), cohort.h5ad (counts and features), cpnn_spots_*.safetensors]
 # time: 120 s (cpu profile, 2 cores)
 # memory: 2.0 GB
 # ---
@@ -26,6 +27,9 @@ seed: int = 0  # tissue and training seed
 device: str = "auto"  # auto, cpu, cuda
 profile: str = "cpu"  # smoke, cpu, gpu
 out: str = ""  # where the run is recorded; empty: runs/
+slides: int | None = None  # of the virtual cohort, one per patient; None: what the profile says
+slide_folds: int = 3  # each holds out whole patients
+slide_steps: int | None = None  # optimiser steps of each network, 16 slides a step; None: what the profile says
 spot_patients: int | None = None  # of the virtual cohort of spots; None: what the profile says
 spot_side: int | None = None  # spots along each side of a section, 112 um apart; None: what the profile says
 spot_folds: int | None = None  # each holds out whole patients; None: what the profile says
@@ -43,6 +47,79 @@ from stpath_core.record import begin, report
 run = begin("21_cpnn_train", globals())
 
 # %% [markdown]
+# ## Slides
+# Archives hold whole slides with one bulk profile each: no place, one mixture. A slide is a bag of patches; each patch
+# gets weights over cell types; their mean, times the prototypes, is a profile; and the counts are negative-binomial
+# around it, gene by gene corrected for how well it is caught. The virtual slides are small, nine tiles of 112 µm, and
+# each comes from a patient of its own.
+#
+# And there the trouble begins. *A gene's level differs between people* (here by a factor of about e^0.5 either way, as
+# between the patients of HER2ST), whatever their cells are. So the same slides are measured twice: as they come, and
+# with the patients' own factors turned off. The images do not change.
+#
+# *Predict:* if a fifth of a gene's variance between slides came from the mixture, which correlation could the best
+# possible model reach? What if it is a hundredth?
+
+# %% tags=["copy-me"]
+from dataclasses import replace
+
+import anndata
+import numpy as np
+
+from stpath_core import tissue
+from stpath_core.spot_cohorts import true_shares
+from stpath_core.tissue.dissociated import MAJOR_TYPES
+
+# inputs: run, dataset, slides, seed
+usual = tissue.AssayEffects()
+no_batch = replace(usual, expression_batch=0, section_batch=0, class_batch=0, batch_additive=0)
+bulks, bags = {}, []
+if dataset == "virtual":
+    grown = {"seed": seed, "workers": 2 if slides > 8 else 1}
+    cohort = tissue.slide_cohort(slides, **grown)
+    bags = [bag.features for bag in cohort.bags.values()]
+    bulks = {"slides": cohort.bulk}
+    bulks["slides_no_batch"] = tissue.slide_cohort(slides, effects=no_batch, images=False, **grown).bulk
+for name, bulk in bulks.items():
+    bulk.obsm["composition"] = true_shares(bulk, "mrna_share", MAJOR_TYPES.get)
+    spread = np.log(bulk.layers["counts"].toarray() + 1).std(0), np.log(bulk.layers["expected"] + 1).std(0)
+    print(
+        f"{name}: a gene varies by {np.median(spread[0]):.2f} as measured, {np.median(spread[1]):.2f} by its cells (SD)"
+    )
+
+# %% [markdown]
+# ## Every method, every slide held out once
+# `mean`, `density`, `ridge` and `mospr` see the mean patch only; `abmil` attends to patches; `no_prototype` is CPNN's
+# network straight to genes; `beyond` adds a ridge of few axes to CPNN; `shuffled` is CPNN with pairs made at random;
+# `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one thing away from CPNN at a time.
+
+# %% tags=["copy-me"]
+from safetensors.torch import save_file
+
+from stpath_core import expression as ex
+from stpath_core import slide_runs, spot_methods
+from stpath_core.progress import track
+from stpath_core.tissue.assays import write_table
+
+# inputs: run, bags, bulks, slide_folds, slide_steps, spot_widths, control_draws, seed, device
+settings = {"steps": slide_steps, "widths": tuple(spot_widths), "draws": control_draws, "seed": seed, "device": device}
+for name, bulk in bulks.items():
+    medium = anndata.read_h5ad(run.inputs("20_prototypes") / "prototypes_medium.h5ad").to_df()
+    splits = ex.patient_folds(bulk.obs["patient"], slide_folds)
+    told, models = slide_runs.hold_out(
+        bags, bulk, medium, splits, spot_methods.Training(**settings), with_ablations=name == "slides_no_batch",
+        progress=lambda folds, name=name: track(folds, label=f"folds of {name}"),
+    )  # fmt: skip
+    write_table(run.stage / f"{name}.h5ad", told)
+    for k, model in enumerate(models):
+        state = {part: value.contiguous() for part, value in model.state_dict().items()}
+        save_file(state, run.stage / f"cpnn_{name}_{k}.safetensors", {"genes": ",".join(told.var_names)})
+    display(told.uns["folds"].round(3))
+
+# %% [markdown]
+# The last columns are the correlation that the inner folds saw, CPNN alone and with its residual. Notebook 22 scores
+# what was held out.
+#
 # ## Spots
 # A spot holds some dozens of cells and has a place in the picture, so here one patch explains one measurement. The
 # loss is the correlation of each gene over the spots of *one* section: what a patient or a laboratory adds to a whole
@@ -99,7 +176,7 @@ print(f"{len(fold.types)} types; {len(fold.absent)} of {spot_genes} panel genes 
 # %% tags=["copy-me"]
 from safetensors.torch import save_file
 
-from stpath_core.progress import track
+from stpath_core import spot_methods
 
 # inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, control_draws, seed, device, dataset
 # inputs: display, spot_methods

@@ -161,3 +161,11 @@ def test_what_makes_no_reference_is_refused():
 
 def test_types_have_a_survival_and_a_coarse_name():
     assert set(dissociated.SURVIVAL) == set(dissociated.MAJOR_TYPES) == set(FINE_TYPES)
+
+
+def test_bulk_without_images_is_the_same_bulk():
+    with_images = tissue.slide_cohort(2, tiles=1, seed=4)
+    alone = tissue.slide_cohort(2, tiles=1, seed=4, images=False)
+    assert alone.bags == {}
+    assert (with_images.bulk.X != alone.bulk.X).nnz == 0
+    assert np.array_equal(with_images.bulk.obsm["composition"], alone.bulk.obsm["composition"])

@@ -1,0 +1,136 @@
+"""All slides held out once, by every method, and what they were told kept as one AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stpath_core import deconvolution, keys, slide_methods
+from stpath_core import expression as ex
+from stpath_core.models import residual
+from stpath_core.models.cpnn import CPNN, random_profiles
+from stpath_core.models.slide_networks import of_bags
+from stpath_core.spot_methods import FREE, Training
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+WEIGHTS = "cell_type_weights"
+
+
+def run_fold(
+    fold: slide_methods.SlideFold, training: Training, *, truth: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[dict[str, np.ndarray], CPNN, residual.Plus]:
+    """Predictions (S, g) of every method on the held-out slides, CPNN, and what `beyond` chose.
+
+    truth : true shares of the training and of the held-out slides, for the oracle.
+    """
+    one = {"steps": training.steps, "seed": training.seed, "device": training.device}
+    wide = one | {"widths": training.widths}
+    found = {name: method(fold) for name, method in slide_methods.METHODS.items()}
+    found["abmil"] = slide_methods.attention(fold, **one)
+    found["no_prototype"] = slide_methods.no_prototypes(fold, **wide)
+    model = slide_methods.train_cpnn(fold, **wide)
+    found["cpnn"] = slide_methods.cpnn_answer(model, fold.test)[1]
+    found["beyond"], plus = slide_methods.beyond(fold, model, **wide)
+    for draw in range(training.draws):
+        found[f"shuffled_{draw}"] = slide_methods.shuffled_cpnn(fold, draw=draw, **wide)
+    if truth is not None:
+        found["oracle"] = slide_methods.composition_ridge(fold, *truth)
+    return found, model, plus
+
+
+def ablations(fold: slide_methods.SlideFold, training: Training) -> dict[str, np.ndarray]:
+    """CPNN less one thing at a time: random profiles, profiles that may not move, no correction, no regulariser."""
+    like = torch.as_tensor(fold.profiles, dtype=torch.float32)
+    less = {
+        "cpnn_scratch": {"profiles": random_profiles(like, seed=training.seed).numpy()},
+        "cpnn_frozen": {"trainable": False},
+        "cpnn_no_correction": {"correction": False},
+        "cpnn_no_regulariser": {"regularisers": FREE},
+    }
+    wide = {"steps": training.steps, "seed": training.seed, "device": training.device, "widths": training.widths}
+    return {
+        name: slide_methods.cpnn_answer(slide_methods.train_cpnn(fold, **wide, **how), fold.test)[1]
+        for name, how in less.items()
+    }
+
+
+def hold_out(
+    bags: Sequence[np.ndarray],
+    bulk: AnnData,
+    reference: pd.DataFrame,
+    splits: Sequence[np.ndarray],
+    training: Training,
+    *,
+    n_genes: int = ex.PANEL,
+    with_ablations: bool = False,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[AnnData, list[CPNN]]:
+    """Every slide predicted by models that have not seen its patient; also CPNN of each fold.
+
+    bags, bulk : as of `slide_methods.make_fold`; obsm["composition"] true shares by the types of `reference`, if known.
+    Returns obs patient and fold; layers target, counts (panel), nb_mean and, in var, what follows; one layer per
+    method, nan for genes outside a fold's panel; obsm cell_type_weights, deconvolved (of the held-out slides, by
+    prototypes: an estimate from their own expression) and composition; uns["folds"] what each fold chose.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    types = list(reference.index)
+    known = (
+        bulk.obsm["composition"].reindex(columns=types, fill_value=0).to_numpy() if "composition" in bulk.obsm else None
+    )
+    layers: dict[str, np.ndarray] = {}
+    shares = {WEIGHTS: np.zeros((bulk.n_obs, len(types)), np.float32)}
+    shares["deconvolved"] = shares[WEIGHTS].copy()
+    fold_of, chosen, models = np.full(bulk.n_obs, -1), [], []
+    for number, test in enumerate(progress(splits)):
+        fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
+        found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
+        if with_ablations:
+            found |= ablations(fold, training)
+        profile = of_bags(model, fold.test.bags, lambda net, x, mask: net.slide(x, mask)[0])
+        theta = model.log_theta.detach().exp().cpu().numpy()
+        kept = {"target": fold.test.target, "counts": fold.test.counts, "nb_mean": profile * fold.test.library[:, None]}
+        kept |= {"nb_theta": np.broadcast_to(theta, profile.shape), **found}
+        for name, values in kept.items():
+            layers.setdefault(name, np.full(bulk.shape, np.nan, np.float32))[np.ix_(test, fold.columns)] = values
+        shares[WEIGHTS][test] = slide_methods.cpnn_answer(model, fold.test)[0]
+        shares["deconvolved"][test] = _taken_apart(bulk, reference, test)
+        fold_of[test] = number
+        models.append(model)
+        chosen.append({"slope": plus.slope, "rank": plus.residual.rank, "alpha": plus.residual.alpha,
+                       "inner_cpnn": plus.inner[0], "inner_beyond": plus.inner[1]})  # fmt: skip
+    panel = np.flatnonzero(~np.isnan(layers["target"]).all(0))
+    out = AnnData(
+        layers["target"][:, panel], obs=bulk.obs.assign(fold=fold_of), var=pd.DataFrame(index=bulk.var_names[panel])
+    )
+    for name, values in layers.items():
+        out.layers[name] = values[:, panel]
+    if "expected" in bulk.layers:
+        out.layers["expected"] = np.where(
+            np.isnan(out.X), np.nan, np.log1p(np.asarray(bulk.layers["expected"])[:, panel])
+        )
+    if known is not None:
+        shares["composition"] = known
+    for key, values in shares.items():
+        out.obsm[key] = pd.DataFrame(np.asarray(values, np.float32), index=out.obs_names, columns=types)
+    out.uns["folds"] = pd.DataFrame(chosen)
+    return out, models
+
+
+def _taken_apart(bulk: AnnData, reference: pd.DataFrame, test: np.ndarray) -> np.ndarray:
+    """Shares (S, C) of held-out slides from their own expression, genes weighed as the training slides say."""
+    from stpath_core.prototypes import shared_genes
+
+    shared = shared_genes(list(reference.columns), list(bulk.var_names))
+    rows = reference[shared].to_numpy(float)
+    rows = rows / rows.sum(1, keepdims=True)
+    counts = bulk.layers[keys.COUNTS][:, bulk.var_names.get_indexer(shared)]
+    caught = deconvolution.deconvolve(counts[~test].toarray(), rows).sensitivity
+    return deconvolution.deconvolve(counts[test].toarray(), rows, sensitivity=caught).shares
