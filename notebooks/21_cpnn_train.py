@@ -101,7 +101,7 @@ from stpath_core import slide_runs, spot_methods
 from stpath_core.progress import track
 from stpath_core.tissue.assays import write_table
 
-# inputs: run, bags, bulks, slide_folds, slide_steps, spot_widths, control_draws, seed, device
+# inputs: run, bags, bulks, slide_folds, slide_steps, spot_widths, control_draws, seed, device, anndata, display
 settings = {"steps": slide_steps, "widths": tuple(spot_widths), "draws": control_draws, "seed": seed, "device": device}
 for name, bulk in bulks.items():
     medium = anndata.read_h5ad(run.inputs("20_prototypes") / "prototypes_medium.h5ad").to_df()
@@ -178,7 +178,7 @@ from safetensors.torch import save_file
 
 from stpath_core import spot_methods
 
-# inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, control_draws, seed, device, dataset
+# inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, control_draws, seed, device, dataset, track
 # inputs: display, spot_methods
 fast = {"steps": spot_steps, "widths": tuple(spot_widths), "draws": control_draws * (1 if dataset == "virtual" else 4)}
 training = spot_methods.Training(**fast, seed=seed, device=device)
