@@ -24,11 +24,12 @@ real: realdata env ## every real-data command (needs STPATH_REAL_DATA=FOLDER)
 	$(BIN)/stpath run 10 -p dataset=merfish -p data_dir="$(STPATH_REAL_DATA)/cell_st"
 	$(BIN)/stpath run 11 12 -p dataset=nucls -p data_dir="$(STPATH_REAL_DATA)/nucls" -p real_steps=1200 -p tune_steps=400
 	$(BIN)/stpath run 11 12 -p dataset=monuseg -p data_dir="$(STPATH_REAL_DATA)/monuseg"
+	$(BIN)/stpath run 20 21 22 23 -p dataset=her2st -p data_dir="$(STPATH_REAL_DATA)/her2st"
 	@$(BIN)/stpath report
 
 .PHONY: realdata
 realdata:
-	@for name in cell_st nucls monuseg; do test -d "$(STPATH_REAL_DATA)/$$name" || { \
+	@for name in cell_st nucls monuseg her2st; do test -d "$(STPATH_REAL_DATA)/$$name" || { \
 	  echo "make real: STPATH_REAL_DATA='$(STPATH_REAL_DATA)' has no folder $$name;" \
 	  "set it to a folder that holds one: make real STPATH_REAL_DATA=/data/real" >&2; exit 2; }; done
 
