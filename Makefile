@@ -24,7 +24,7 @@ real: realdata env ## every real-data command (needs STPATH_REAL_DATA=FOLDER)
 	$(BIN)/stpath run 10 -p dataset=merfish -p data_dir="$(STPATH_REAL_DATA)/cell_st"
 	$(BIN)/stpath run 11 12 -p dataset=nucls -p data_dir="$(STPATH_REAL_DATA)/nucls" -p real_steps=1200 -p tune_steps=400
 	$(BIN)/stpath run 11 12 -p dataset=monuseg -p data_dir="$(STPATH_REAL_DATA)/monuseg"
-	$(BIN)/stpath run 20 21 22 -p dataset=her2st -p data_dir="$(STPATH_REAL_DATA)/her2st"
+	$(BIN)/stpath run 20 21 22 23 -p dataset=her2st -p data_dir="$(STPATH_REAL_DATA)/her2st"
 	$(BIN)/stpath run 30 31 32 -p dataset=her2st -p data_dir="$(STPATH_REAL_DATA)/her2st"
 	@$(BIN)/stpath report
 

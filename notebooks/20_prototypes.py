@@ -160,9 +160,8 @@ with tables.quiet():
     for resolution in (0.5, 2.0):
         sc.tl.leiden(clustered, resolution, key_added=f"leiden {resolution}", flavor="igraph", random_state=seed)
 for name in ("leiden 0.5", "leiden 2.0"):
-    share = [
-        g.value_counts(normalize=True).iloc[0] for _, g in reference.obs[levels["medium"]].groupby(clustered.obs[name])
-    ]
+    members = reference.obs[levels["medium"]].astype(str).groupby(clustered.obs[name], observed=True)
+    share = [g.value_counts(normalize=True).iloc[0] for _, g in members]
     print(
         f"{name}: {clustered.obs[name].nunique()} clusters, {np.mean(share):.2f} of a cluster's cells are of one type"
     )

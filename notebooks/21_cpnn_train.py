@@ -181,6 +181,7 @@ from safetensors.torch import save_file
 from stpath_core import spot_methods
 
 # inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, control_draws, seed, device, dataset
+# inputs: track
 # inputs: display, spot_methods
 fast = {"steps": spot_steps, "widths": tuple(spot_widths), "draws": control_draws * (1 if dataset == "virtual" else 4)}
 training = spot_methods.Training(**fast, seed=seed, device=device)

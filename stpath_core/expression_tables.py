@@ -75,13 +75,15 @@ def compositions(adata: AnnData, *, weights: str = "cell_type_weights", group: s
     return pd.DataFrame(rows, index=pd.Index(types, name="type"))
 
 
-def composition_interval(adata: AnnData, *, n: int = 500, seed: int = 0) -> tuple[float, float, float]:
+def composition_interval(
+    adata: AnnData, *, weights: str = "cell_type_weights", n: int = 500, seed: int = 0
+) -> tuple[float, float, float]:
     """Median over types of the Pearson over all held-out rows, and its interval when patients are drawn whole."""
     from stpath_core.evaluate import resample_weights
 
-    weights, truth = adata.obsm["cell_type_weights"], adata.obsm["composition"]
-    types = [t for t in weights if t in truth]
-    w, t = (f[types].to_numpy(float) for f in (weights, truth))
+    said, truth = adata.obsm[weights], adata.obsm["composition"]
+    types = [t for t in said if t in truth]
+    w, t = (f[types].to_numpy(float) for f in (said, truth))
     w, t = w - w.mean(0), t - t.mean(0)
     drawn = resample_weights(adata.obs[keys.PATIENT].astype(str).to_numpy(), n=n, seed=seed)
     medians = np.median(_weighted_pearson(t, w, drawn / drawn.sum(1, keepdims=True)), axis=1)

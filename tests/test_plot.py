@@ -200,3 +200,21 @@ def test_jpeg_is_asked_for_before_and_after_the_backend_wakes(monkeypatch):
         assert backend.print_figure_kwargs["pil_kwargs"] == {"quality": 70}
     monkeypatch.setattr("IPython.get_ipython", lambda: None)
     plot.jpeg_in_notebooks()  # no notebook, nothing to do
+
+
+def test_methods_genes_and_maps_of_expression_are_drawn():
+    table = pd.DataFrame(
+        {"method": ["ridge", "mean"], "mean": [0.1, np.nan], "lo": [0.05, np.nan], "hi": [0.2, np.nan]}
+    )
+    ax = plot.method_scores(table, points={"ridge": np.array([0.08, 0.12])}, ceiling=0.5)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["mean (no score)", "ridge"]
+    genes = pd.Series([0.3, 0.1, 0.2], index=["A", "B", "C"])
+    ax = plot.gene_scatter(genes, genes, genes.index, xlabel="x", ylabel="y", n=1)
+    assert sorted(t.get_text() for t in ax.texts) == ["A", "B"]
+    xy_um = 100.0 * np.stack(np.meshgrid(range(3), range(3)), -1).reshape(-1, 2)
+    axes = plot.value_maps(xy_um, pd.DataFrame({"a": np.arange(9.0), "b": np.ones(9)}), columns=2)
+    assert [ax.get_title() for ax in axes.flat] == ["a", "b"]
+    assert plot.heat(pd.DataFrame([[1.0, -2.0]], index=["t"], columns=["g", "h"])).images[0].get_clim() == (-2, 2)
+    assert len(plot.pit_histogram({"x": np.linspace(0, 1, 50)}).patches) == 1
+    curve = pd.DataFrame({"slides": [1, 2, 1, 2], "key": ["a", "a", "b", "b"], "value": [1.0, 2, 3, 4]})
+    assert len(plot.curves(curve, "slides").lines) == 2

@@ -199,3 +199,26 @@ def test_every_method_finds_planted_structure_and_the_control_does_not(rng):
     assert et.compositions(spots_found)["within"].min() > 0.8
     partial = et.without_depth(spots_found, ["ridge"])
     assert partial.loc["ridge", "partial"] > 0.5 * best  # totals say nothing here
+
+
+@pytest.mark.real
+def test_sections_of_her2st_with_images_open_with_their_features(real_data, tmp_path, monkeypatch):
+    seen = []
+
+    def quick(image, centres_um, *, mpp, patch_um, **_):
+        seen.append((image.shape, round(mpp, 2)))
+        coords = spots.patch_corners(np.asarray(centres_um) / mpp, patch_px=round(patch_um / mpp))
+        values = np.ones((len(centres_um), 4), np.float32)
+        return Features(features=values, coords=coords, patch_px=round(patch_um / mpp), mpp=mpp)
+
+    monkeypatch.setattr(spots, "section_features", quick)
+    monkeypatch.setattr(spot_cohorts, "_pictured", lambda folder: ["A1", "C2"])
+    adata = spot_cohorts.her2st_spots(real_data / "her2st", folder=tmp_path)
+    assert sorted(adata.obs.patient.unique()) == ["A", "C"]
+    assert adata.obsm["features"].shape == (adata.n_obs, 4)
+    assert [m for _, m in seen] == [3.19, 0.69]
+    assert spot_cohorts.her2st_spots(real_data / "her2st", folder=tmp_path).n_obs == adata.n_obs
+    assert len(seen) == 2  # kept the second time
+    assert (adata.obs["mpp"] > spot_cohorts.LOW_RESOLUTION).groupby(adata.obs.section).all().to_dict() == {
+        "A1": True, "C2": False,
+    }  # fmt: skip

@@ -84,6 +84,7 @@ def gene_scatter(
 ) -> Axes:
     """A dot per gene (g,), the `n` highest and the `n` lowest in y named."""
     ax = ax or plt.subplots(figsize=(4.2, 3.4))[1]
+    x, y, names = (np.asarray(v) for v in (x, y, names))
     ax.plot(x, y, "o", ms=3, color=METHOD_COLOURS[0], alpha=0.5, mew=0)
     order = np.argsort(y)
     for k in np.r_[order[:n], order[-n:]]:
