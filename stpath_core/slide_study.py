@@ -1,4 +1,4 @@
-"""When do prototypes pay? Slides of the virtual tissue over niche, number of slides, batch, and mistakes of a reference.
+"""When do prototypes pay? Slides of the virtual tissue over niche, number of slides, batch, and faults of a reference.
 
 Every cell of a study holds out the same slides of a seed and trains on the first so many of the others, so that cells
 are compared on one test set. Studies turn the patients' own factors off (`batch=0`) unless the batch is the question:
