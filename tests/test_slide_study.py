@@ -1,0 +1,85 @@
+"""Studies on slides: one test set, nested training slides, effects that images do not show, leads and crossings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stpath_core import slide_study, study
+from stpath_core.tissue import AssayEffects
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Four slides held out, eight to train on, networks of nothing."""
+    for name, value in {"TEST": 4, "MOST": 8, "WIDTHS": (8, 8), "STEPS": 2, "WORKERS": 1}.items():
+        monkeypatch.setattr(slide_study, name, value)
+
+
+def test_a_cell_scores_every_method_and_the_composition(few, monkeypatch):
+    profiles = pd.DataFrame(
+        np.random.default_rng(0).gamma(1, 1, (3, 2000)) + 0.1, index=["T cells", "fibroblasts", "elsewhere"],
+        columns=slide_study.bulk_of(3, 12, slide_study.effects_of(0.3, 0)).var_names,
+    )  # fmt: skip
+    monkeypatch.setattr(slide_study, "profiles_of", lambda *_: profiles)
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(slide_study, "bags_of", lambda seed, n: tuple(rng.normal(size=(5, 12)) for _ in range(n)))
+    seen = []
+    make = slide_study.slide_methods.make_fold
+
+    def spy(*given, train, **options):
+        seen.append((given[3], train))
+        return make(*given, train=train, **options)
+
+    monkeypatch.setattr(slide_study.slide_methods, "make_fold", spy)
+    for slides in (6, 8):
+        got = slide_study.slides_cell(seed=3, niche=0.3, slides=slides)
+        assert {"scc.cpnn", "scc.ridge", "scc.no_prototype", "scc.abmil", "scc.mospr", "scc.mean", "scc.shuffled_0",
+                "scc.beyond", "scc.oracle", "scc.expected", "composition_pearson.cpnn"} <= set(got)  # fmt: skip
+        assert np.isnan(got["scc.mean"])
+        assert np.isfinite(got["scc.cpnn"])
+    (test, fewer), (again, more) = seen
+    assert (test == again).all()
+    assert (fewer & ~test).sum() == 6
+    assert (more & ~test).sum() == 8
+    assert not (fewer & ~more).any()
+
+
+def test_effects_of_a_study_are_the_defaults_but_for_two():
+    usual, still = AssayEffects(), slide_study.effects_of(0.6, 0)
+    assert slide_study.effects_of(usual.niche_visible, 1) == usual
+    assert usual.niche_visible == slide_study.NICHE
+    assert (still.niche_visible, still.expression_batch, still.class_batch, still.batch_additive) == (0.6, 0, 0, 0)
+    assert still.stain_variation == usual.stain_variation
+
+
+def test_a_type_that_the_reference_lacks_scores_nothing():
+    true = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    assert slide_study.composition_score(true, ["a", "b", "c"], true, ["a", "b", "c"]) == pytest.approx(1)
+    assert slide_study.composition_score(true[:, :1], ["a"], true, ["a", "b", "c"]) == 0
+
+
+def test_lead_and_crossing_of_a_planted_table():
+    rows = [
+        {"niche": niche, "slides": slides, "seed": seed, "key": f"scc.{name}", "value": value + 0.01 * seed}
+        for seed in (0, 1)
+        for niche, ridge in ((0.0, (0.0, 0.1, 0.2)), (0.6, (0.0, 0.4, 0.5)))
+        for slides, level in zip((16, 32, 64), ridge, strict=True)
+        for name, value in (("cpnn", 0.3), ("ridge", level))
+    ]
+    found = pd.DataFrame(rows)
+    gap = slide_study.lead(found, "cpnn", "ridge", by=("niche", "slides"))
+    assert gap.loc[(0.0, 16), "mean"] == pytest.approx(0.3)
+    assert gap.loc[(0.6, 64), "ahead"] == 0
+    met = slide_study.crossing(found, "cpnn", "ridge")
+    assert np.isnan(met[0.0])
+    assert met[0.6] == 32
+
+
+def test_every_study_has_its_cell_and_a_grid_that_can_be_run():
+    assert slide_study.GRIDS.keys() == slide_study.CELLS.keys()
+    for name, grid in slide_study.GRIDS.items():
+        study.check_grid(name, grid)
+        assert set(slide_study.CELLS[name].__annotations__) - {"return"} == set(grid)
+        assert next(iter(grid)) == "seed"  # slowest: its slides are rendered once
