@@ -119,6 +119,9 @@ def fit_gene_encoder(
     table, per_epoch = count_table(held), max(1, round(n / batch_size))
 
     def batch_at(step: int) -> SpotBatch:
+        weight = kl_weight * min(1.0, (step + 1) / max(1, warmup * steps))
+        if per_epoch == 1:  # everything at once: no order, nothing to be moved
+            return SpotBatch(x, held, s, y, weight)
         epoch, part = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(n)
         rows = torch.from_numpy(order[part * n // per_epoch : (part + 1) * n // per_epoch]).to(where)

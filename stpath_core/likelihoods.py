@@ -56,7 +56,7 @@ class _NBSpotSum(torch.autograd.Function):
         r, theta = log_mean - log_theta, log_theta.exp()
         soft = F.softplus(r)  # log(1 + e^r)
         ctx.save_for_backward(counts, r, soft, theta)
-        return torch.linalg.vecdot(counts, r - soft) - soft @ theta  # (B,)
+        return torch.einsum("bg,bg->b", counts, r - soft) - soft @ theta  # (B,)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, Tensor]:

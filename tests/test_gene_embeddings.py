@@ -76,6 +76,14 @@ def test_the_guided_encoder_hears_the_training_labels_and_no_others():
         audit_labels(stages, spots.label, spots.patient == "p0")
 
 
+def test_a_class_that_only_the_held_out_patient_has_is_unknown_to_the_guided_encoder():
+    spots = cohort()
+    lonely = spots.label.copy()
+    lonely[(spots.patient == "p2") & (lonely == "immune")] = "a class of its own"  # first in the alphabet
+    a, b = (embed_fold("scanvi", replace(spots, label=y), "p2", steps=2, hidden=8) for y in (spots.label, lonely))
+    assert np.array_equal(a, b)
+
+
 def test_section_z_has_mean_0_and_sd_1_in_every_section_and_mixes():
     spots = cohort()
     z = embed_fold("section_z", spots, "p0")
@@ -137,6 +145,15 @@ def test_a_probe_reads_what_is_there_and_nothing_from_noise(probe):
     assert knows.pooled > 0.95
     assert guesses.pooled < 0.5
     assert set(knows.patient) == set(spots.patients)
+
+
+def test_the_probe_is_not_told_the_labels_of_the_patient_it_is_asked_about():
+    spots = cohort(n=144)
+    far = np.c_[spots.xy_um, 1e6 * class_codes(spots.patient)]  # whoever knows the patient's own labels reads the bands
+    found = probes.judge(dict.fromkeys(spots.patients, far), spots.label, spots.patient, probe=probes.nearest)
+    flipped = np.where(spots.patient == "p1", np.roll(spots.label, 4), spots.label)
+    other = probes.judge({"p1": far}, flipped, spots.patient, probe=probes.nearest)
+    assert np.array_equal(other.predicted[spots.patient == "p1"], found.predicted[spots.patient == "p1"])
 
 
 def test_smoothing_averages_over_the_nine_and_helps_where_tissue_is_smooth():

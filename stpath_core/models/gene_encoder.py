@@ -95,7 +95,8 @@ class GeneVAE(nn.Module):
     """scVI-like: q(z | x), p(z) = N(0, 1), p(x | z, s, l).
 
     n_genes, n_batches : of the training data. n_inputs : what the encoder reads of a spot; None: its log expression,
-    n_genes. latent : dimensions of z. hidden, layers, dropout : of every MLP. decoder : NBDecoder or ZINBDecoder.
+    n_genes. latent : dimensions of z. hidden, layers : of every MLP. dropout : of all but the decoder's. decoder :
+    NBDecoder or ZINBDecoder.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class GeneVAE(nn.Module):
         self.register_buffer("centre", torch.zeros(n_inputs))
         self.register_buffer("scale", torch.ones(n_inputs))
         self.encoder = Gaussian(n_inputs, latent, **size)
-        self.decoder = decoder(latent, n_batches, n_genes, **size)
+        self.decoder = decoder(latent, n_batches, n_genes, **(size | {"dropout": 0.0}))  # as in scVI
 
     def standardise(self, x: Tensor) -> GeneVAE:
         """Take mean and SD of each input from the training spots x (n, n_inputs)."""
