@@ -8,8 +8,8 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad and embeddings.h5 of notebook 30, pairs.npz of notebook 31]
 # writes: [embeddings.npz (arm, held-out patient -> place of every spot), predictions.csv, scores.csv]
-# time: 80 s (cpu profile, 2 cores)
-# memory: 1.5 GB
+# time: 363 s (cpu profile, 2 cores)
+# memory: 1.3 GB
 # ---
 
 # %% [markdown]
@@ -119,14 +119,17 @@ except InputError as alarm:
 
 # %% tags=["copy-me"]
 from stpath_core.progress import track
-from stpath_core.recognition_arms import embed_arms
+from stpath_core.models.contrastive import PatchEncoder
+from stpath_core.recognition_arms import embed_arms, frozen_arm
 
-# inputs: run, pictures, known, sides, label, folds, steps, seed
+# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed
 for who in folds:
     sides[who].setdefault("raw", embed_fold("raw", known, who))
 settings = Settings(steps=steps)
 how = {"settings": settings, "seed": seed, "folds": folds}
 embedded = embed_arms(pictures, sides, label, progress=partial(track, label="patients"), **how)
+if encoder:  # a control for whoever has the weights
+    embedded["imagenet"] = frozen_arm(PatchEncoder(encoder, pretrained=True), kept["patches"], patient, folds)
 places = {f"{arm}/{who}": u for arm, by_fold in embedded.items() for who, u in by_fold.items()}
 np.savez(run.stage / "embeddings.npz", **places)
 
@@ -237,8 +240,8 @@ for row in few.itertuples(index=False):
 # %% [markdown]
 # With two labels a class everything is near guessing, with ten the arms part. There our own arm leads (.69, raw CLIP
 # .62, the network that was trained on just those labels .61, the untrained one .55), and it keeps a lead with fifty
-# (.71 against .64 to .67). What training on pairs buys is labels: an order that the full table hides, since with all labels
-# a linear probe can undo what a network has only turned around.
+# (.71 against .64 to .67). What training on pairs buys is labels: an order that the full table hides, since with all
+# labels a linear probe can undo what a network has only turned around.
 #
 # ## And expression?
 # A benchmark of such encoders (HESCAPE) warns that contrastive training helped to recognise mutations and *hurt* the

@@ -7,8 +7,8 @@
 # datasets: [virtual]
 # reads: [pairs.npz and patch_encoder.safetensors of notebook 31, embeddings.npz and predictions.csv of notebook 32]
 # writes: [neighbours.csv]
-# time: 15 s (cpu profile, 2 cores)
-# memory: 1.2 GB
+# time: 47 s (cpu profile, 2 cores)
+# memory: 1.1 GB
 # ---
 
 # %% [markdown]
@@ -103,11 +103,11 @@ for arm, row in table.iterrows():
 table.round(2)
 
 # %% [markdown]
-# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .06), and its neighbours across patients are
-# the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided arm's do more often
-# (.82); supervised training reaches .83, and so does, untrained, the common stain. Shuffled pairs leave .54. That the
-# guided arm mixes so little is no error: whole patients consist of one tissue here, and their spots are each other's
-# nearest.
+# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .06), and its neighbours across patients
+# are the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided arm's do more
+# often (.82); supervised training reaches .83, and so does, untrained, the common stain. Shuffled pairs leave .54.
+# That the guided arm mixes so little is no error: whole patients consist of one tissue here, and their spots are each
+# other's nearest.
 #
 # ## Neighbours as pictures
 # A row per question: a patch of the patient that the network never met, then its nearest neighbours among all others.
@@ -196,9 +196,9 @@ for column, i, one in zip(axes.T, some, heat, strict=True):
 run.figure("where_it_looks", figure)
 
 # %% [markdown]
-# In immune infiltrate the network needs the crowd as a whole; in fat, strands between the vacuoles and their corners; in
-# cancer no single place matters, which is what one should expect of a texture. Sixty steps of training on two cores:
-# take the maps as a way to look, not as an insight into tissue.
+# In immune infiltrate the network needs the crowd as a whole; in fat, strands between the vacuoles and their corners;
+# in cancer no single place matters, which is what one should expect of a texture. Sixty steps of training on two
+# cores: take the maps as a way to look, not as an insight into tissue.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
