@@ -118,8 +118,8 @@ except InputError as alarm:
 # *Predict:* put them in order. Where will "random" stand, when the features were made by hand to describe tissue?
 
 # %% tags=["copy-me"]
-from stpath_core.progress import track
 from stpath_core.models.contrastive import PatchEncoder
+from stpath_core.progress import track
 from stpath_core.recognition_arms import embed_arms, frozen_arm
 
 # inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed
