@@ -49,6 +49,29 @@ from within a long cell.
 
 """
 
+REPORT = """\
+examples:
+  stpath report                                  what runs/latest holds, and whether it lies where it is expected
+  stpath report runs/A runs/B --to compared      two runs beside each other; compared/comparison.html and .csv
+  stpath report runs/sweeps/steps                all runs below a folder
+
+"""
+
+SWEEP = """\
+example of a GRID.yaml:
+  notebooks: [10, 11, 12]
+  fixed: {profile: smoke}
+  grid:
+    seed: [0, 1, 2]
+    steps: [100, 200]
+
+Every combination is a point, with a folder of its own. A point that is finished is kept: after an interrupt, a crash or
+a longer grid the same command runs only what is missing. Changed code or data make a point new. At the end
+comparison.html and comparison.csv lie beside the points.
+With --scheduler the points run on the workers of a Dask cluster that sees the same disk and has stpath installed.
+
+"""
+
 PREDICT_EXAMPLES = """\
 examples:
   stpath predict-nuclei nuclei.safetensors slide.svs --out found
@@ -97,8 +120,16 @@ def parser() -> argparse.ArgumentParser:
         "--reuse", action="store_true", help="skip notebooks whose code, inputs and parameters are unchanged"
     )
 
-    report = command("report", "show the numbers of the newest successful runs", _report)
+    report = command("report", "show the numbers of the newest successful runs, or compare some", _report, REPORT)
+    report.add_argument("runs", nargs="*", metavar="RUN", help="run folders, or folders of runs (default: the newest)")
     report.add_argument("--out", default="", help="folder of the runs (default: runs)")
+    report.add_argument("--to", type=Path, metavar="DIR", help="where the comparison goes, as HTML and CSV")
+
+    sweep = command("sweep", "run notebooks over a grid of parameters, and compare what they find", _sweep, SWEEP)
+    sweep.add_argument("file", type=Path, metavar="GRID.yaml", help="notebooks, grid and fixed values")
+    sweep.add_argument("--workers", type=int, default=1, help="points at a time on this machine (default: 1)")
+    sweep.add_argument("--scheduler", default="", metavar="ADDRESS", help="a Dask scheduler, as tcp://host:8786")
+    sweep.add_argument("--out", default="", help="folder of all points (default: runs/sweeps/GRID)")
 
     predict = command(
         "predict-nuclei", "outline and type the nuclei of images with a trained network", _predict, PREDICT_EXAMPLES
@@ -185,13 +216,31 @@ def _exit_code(outcomes: list[Any]) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from stpath_core import latest, stages
+    from stpath_core import comparison, latest, stages
 
+    if arguments.runs:
+        for line in comparison.lines(arguments.runs):
+            _say(line)
+        if arguments.to:
+            _say(f"wrote {', '.join(map(str, comparison.write(arguments.runs, arguments.to)))}")
+        return OK
     runs = stages.runs_folder(arguments.out)
     latest.merge(runs)
     for line in latest.report_lines(runs):
         _say(line)
     return OK
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from stpath_core import comparison, sweep
+
+    points, folder = sweep.plan(arguments.file, arguments.out)
+    ended = sweep.sweep(points, workers=arguments.workers, scheduler=arguments.scheduler, say=_say)
+    made = [point.folder for point in points if ended[point.name] != "failed"]
+    if made:
+        page, _ = comparison.write(made, folder, title=f"Sweep {arguments.file.stem}")
+        _say(f"compared: {page}")
+    return FAILED if "failed" in ended.values() else OK
 
 
 def _predict(arguments: argparse.Namespace) -> int:
