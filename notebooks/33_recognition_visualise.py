@@ -80,12 +80,14 @@ run.figure("embeddings", figure)
 # the *other* patients share the spot's class, each patient in the embedding of the fold that never met them.
 
 # %% tags=["copy-me"]
+import numpy as np
+import pandas as pd
 from scipy.spatial import cKDTree
 
 from stpath_core.probes import classed
 from stpath_core.tissue.assay_card import mixing
 
-# inputs: u, patient, label, places, held_out, report
+# inputs: u, patient, label, places, held_out, report, after, before, run
 known = classed(label)
 rows = []
 for arm in ("random", "random_common_stain", "shuffled", before, after, "beyond", "supervised"):
@@ -116,7 +118,13 @@ table.round(2)
 # *Before you read the frames:* which neighbours would you have chosen?
 
 # %% tags=["copy-me"]
-# inputs: run, u, patches, patient, label, held_out, n_queries, seed, arms
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from stpath_core import plot
+
+# inputs: run, u, patches, patient, label, held_out, n_queries, seed, arms, known
 rng = np.random.default_rng(seed)
 asked = np.flatnonzero((patient == held_out) & known)
 queries = pd.Series(asked).groupby(label[asked]).apply(lambda s: s.sample(2, random_state=seed, replace=True))
@@ -137,6 +145,10 @@ for when, x in u.items():
 # What the annotator said, and what the probe says of each patient when that patient was held out.
 
 # %% tags=["copy-me"]
+import matplotlib.pyplot as plt
+
+from stpath_core import plot
+
 # inputs: run, spots, patient, label, predicted, arms
 shown = sorted(set(patient))[:4]
 figure, axes = plt.subplots(3, len(shown), figsize=(2.6 * len(shown), 8.0), squeeze=False, layout="constrained")
@@ -177,10 +189,15 @@ run.figure("confusion", figure)
 # *Predict:* fat, or a crowd of lymphocytes: where does a network have more to lose?
 
 # %% tags=["copy-me"]
-from stpath_core import recognition
+import anndata
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from stpath_core import plot, recognition
 from stpath_core.recognition_files import load, read_sides
 
-# inputs: run, spots, kept, patches, patient, label, known, held_out, seed
+# inputs: run, spots, kept, patches, patient, label, known, held_out, seed, asked
 network = load(run.inputs("31_contrastive_train") / "patch_encoder.safetensors")
 stage = run.inputs("30_gene_encoder")
 whole = anndata.read_h5ad(stage / "spots.h5ad", backed="r").obs_names
@@ -216,7 +233,7 @@ run.figure("neighbours_shuffled", plot.patch_rows(patches, lines, mpp=2.0, frame
 # wrong everywhere or in one place?
 
 # %% tags=["solution"]
-right = pd.Series(predicted[after].to_numpy(str) == label).where(known).groupby(patient).mean()
+right = pd.Series(predicted[after].to_numpy(str) == label)[known].groupby(patient[known]).mean()
 worst = right.idxmin()
 own = patient == worst
 figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.9), layout="constrained")
