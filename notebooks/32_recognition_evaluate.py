@@ -129,7 +129,7 @@ from stpath_core.progress import track
 from stpath_core.recognition import Settings
 from stpath_core.recognition_arms import embed_arms, frozen_arm
 
-# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed
+# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed, embed_fold
 for who in folds:
     sides[who].setdefault("raw", embed_fold("raw", known, who))
 settings = Settings(steps=steps)

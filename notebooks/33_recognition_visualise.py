@@ -149,7 +149,7 @@ import matplotlib.pyplot as plt
 
 from stpath_core import plot
 
-# inputs: run, spots, patient, label, predicted, arms
+# inputs: run, spots, patient, label, predicted, arms, keys
 shown = sorted(set(patient))[:4]
 figure, axes = plt.subplots(3, len(shown), figsize=(2.6 * len(shown), 8.0), squeeze=False, layout="constrained")
 for column, who in zip(axes.T, shown, strict=True):
