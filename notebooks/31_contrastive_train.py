@@ -8,8 +8,8 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad and embeddings.h5 of notebook 30]
 # writes: [pairs.npz (patches and features of every spot with a picture), patch_encoder.safetensors, history.csv]
-# time: 45 s (cpu profile, 2 cores)
-# memory: 1.5 GB
+# time: 200 s (cpu profile, 2 cores)
+# memory: 1.2 GB
 # ---
 
 # %% [markdown]
@@ -55,7 +55,7 @@ import numpy as np
 from stpath_core import keys, plot
 from stpath_core.spot_pictures import cohort_patches, pictured
 
-# inputs: run, data_dir, patch_um, patch_mpp
+# inputs: run, data_dir, patch_um, patch_mpp, seed
 stage = run.inputs("30_gene_encoder")
 spots = anndata.read_h5ad(stage / "spots.h5ad")
 shown = pictured(spots, data_dir=data_dir)
@@ -79,6 +79,9 @@ run.figure("patches", axes.flat[0])
 # brought to a common stain, for notebook 32.
 
 # %% tags=["copy-me"]
+import numpy as np
+
+from stpath_core import keys
 from stpath_core.recognition import Pairs
 from stpath_core.recognition_files import read_sides
 from stpath_core.recognition_study import both_features
@@ -111,6 +114,7 @@ print(f"{len(pairs)} spots of {len(pairs.patients)} patients; {held_out} ({len(p
 # expression, or with an embedding that has lost the patient?
 
 # %% tags=["copy-me"]
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -191,10 +195,13 @@ for side in ("pca", "scvi"):
 # *Predict:* the side with the lowest loss: does it retrieve best?
 
 # %% tags=["copy-me"]
+import numpy as np
+import pandas as pd
+
 from stpath_core import recognition
 from stpath_core import recognition_scores as scores
 
-# inputs: models, pairs, sides, held_out, rows, section, settings, seed
+# inputs: models, pairs, sides, held_out, rows, section, settings, seed, patient
 asked = np.setdiff1d(np.arange(len(pairs)), rows)
 found = {}
 for name, model in models.items():
@@ -246,10 +253,15 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import pandas as pd
+
 from stpath_core import recognition, recognition_files
+from stpath_core import recognition_scores as scores
 from stpath_core.progress import track
 
-# inputs: run, pairs, patches, sides, held_out, rows, settings, patch_steps, encoder, encoder_args, seed, device
+# inputs: run, pairs, patches, sides, held_out, rows, settings, patch_steps, encoder
+# inputs: encoder_args, seed, device, asked, batch_size, key, patient, pretrained, report, section
 seen = recognition.Pairs(np.ascontiguousarray(patches.transpose(0, 3, 1, 2)), pairs.xy_um, patient, section)
 deep = replace(settings, steps=patch_steps, batch_size=min(batch_size, 128), encoder=encoder, device=device)
 deep = replace(deep, encoder_args=json.loads(encoder_args), pretrained=pretrained)

@@ -8,8 +8,8 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad and embeddings.h5 of notebook 30, pairs.npz of notebook 31]
 # writes: [embeddings.npz (arm, held-out patient -> place of every spot), predictions.csv, scores.csv]
-# time: 80 s (cpu profile, 2 cores)
-# memory: 1.5 GB
+# time: 363 s (cpu profile, 2 cores)
+# memory: 1.3 GB
 # ---
 
 # %% [markdown]
@@ -97,6 +97,8 @@ def stages(told, *, peek):
 
 
 leakage.audit_labels(partial(stages, peek=False), label, patient == folds[0])
+
+# %%
 try:
     leakage.audit_labels(partial(stages, peek=True), label, patient == folds[0])
 except InputError as alarm:
@@ -118,15 +120,23 @@ except InputError as alarm:
 # *Predict:* put them in order. Where will "random" stand, when the features were made by hand to describe tissue?
 
 # %% tags=["copy-me"]
-from stpath_core.progress import track
-from stpath_core.recognition_arms import embed_arms
+from functools import partial
 
-# inputs: run, pictures, known, sides, label, folds, steps, seed
+import numpy as np
+
+from stpath_core.models.contrastive import PatchEncoder
+from stpath_core.progress import track
+from stpath_core.recognition import Settings
+from stpath_core.recognition_arms import embed_arms, frozen_arm
+
+# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed, embed_fold
 for who in folds:
     sides[who].setdefault("raw", embed_fold("raw", known, who))
 settings = Settings(steps=steps)
 how = {"settings": settings, "seed": seed, "folds": folds}
 embedded = embed_arms(pictures, sides, label, progress=partial(track, label="patients"), **how)
+if encoder:  # a control for whoever has the weights
+    embedded["imagenet"] = frozen_arm(PatchEncoder(encoder, pretrained=True), kept["patches"], patient, folds)
 places = {f"{arm}/{who}": u for arm, by_fold in embedded.items() for who, u in by_fold.items()}
 np.savez(run.stage / "embeddings.npz", **places)
 
@@ -137,11 +147,12 @@ np.savez(run.stage / "embeddings.npz", **places)
 
 # %% tags=["copy-me"]
 import matplotlib.pyplot as plt
+import pandas as pd
 from IPython.display import display
 
 from stpath_core import evaluate, plot, probes
 
-# inputs: run, dataset, embedded, label, patient, draws, seed
+# inputs: run, dataset, embedded, label, patient, draws, seed, spots
 found = {arm: probes.judge(by_fold, label, patient) for arm, by_fold in embedded.items()}
 by_patient = pd.DataFrame({arm: one.patient for arm, one in found.items()})
 rows = [(arm, "macro-F1", *evaluate.bootstrap(by_patient[arm], n=draws, seed=seed)) for arm in by_patient]
@@ -195,10 +206,12 @@ expect(f"{key}.shuffled_over_random", over_random, low=-0.6, high=0.1, why=why)
 # *Predict:* what is a batch-agnostic encoder worth now?
 
 # %% tags=["copy-me"]
-from stpath_core import recognition_arms, recognition_study
+from stpath_core import probes, recognition_arms, recognition_study
+from stpath_core import recognition_scores as scores
 from stpath_core.recognition_arms import embed_arms
 
 # inputs: dataset, run, spots, pairs, pictures, label, zero_folds, settings, seed
+# inputs: ARMS, RIVALS, best, draws, folds, gene_steps, how, key, patient, report
 if dataset == "virtual":
     recipe = next(iter(spots.uns["recipe"]["sections"].values()))
     calm = recognition_study.grown(seed, int(recipe["rows"]), len(pairs.patients), recognition_study.with_batch(0.0))
@@ -237,8 +250,8 @@ for row in few.itertuples(index=False):
 # %% [markdown]
 # With two labels a class everything is near guessing, with ten the arms part. There our own arm leads (.69, raw CLIP
 # .62, the network that was trained on just those labels .61, the untrained one .55), and it keeps a lead with fifty
-# (.71 against .64 to .67). What training on pairs buys is labels: an order that the full table hides, since with all labels
-# a linear probe can undo what a network has only turned around.
+# (.71 against .64 to .67). What training on pairs buys is labels: an order that the full table hides, since with all
+# labels a linear probe can undo what a network has only turned around.
 #
 # ## And expression?
 # A benchmark of such encoders (HESCAPE) warns that contrastive training helped to recognise mutations and *hurt* the
@@ -246,10 +259,12 @@ for row in few.itertuples(index=False):
 # frozen embedding; scored within the held-out sections.
 
 # %% tags=["copy-me"]
+import numpy as np
+
 from stpath_core import expression
 from stpath_core.recognition_study import predict_expression
 
-# inputs: spots, pairs, embedded, patient, section, draws
+# inputs: spots, pairs, embedded, patient, section, draws, best, folds, key, report, seed
 inputs = {"features": dict.fromkeys(folds, pairs.image)}
 inputs |= {arm: embedded[arm] for arm in ("random", "raw_clip", best)}
 guessed = {arm: predict_expression(spots, by_fold) for arm, by_fold in inputs.items()}

@@ -7,8 +7,8 @@
 # datasets: [virtual]
 # reads: [pairs.npz and patch_encoder.safetensors of notebook 31, embeddings.npz and predictions.csv of notebook 32]
 # writes: [neighbours.csv]
-# time: 15 s (cpu profile, 2 cores)
-# memory: 1.2 GB
+# time: 47 s (cpu profile, 2 cores)
+# memory: 1.1 GB
 # ---
 
 # %% [markdown]
@@ -80,12 +80,14 @@ run.figure("embeddings", figure)
 # the *other* patients share the spot's class, each patient in the embedding of the fold that never met them.
 
 # %% tags=["copy-me"]
+import numpy as np
+import pandas as pd
 from scipy.spatial import cKDTree
 
 from stpath_core.probes import classed
 from stpath_core.tissue.assay_card import mixing
 
-# inputs: u, patient, label, places, held_out, report
+# inputs: u, patient, label, places, held_out, report, after, before, run
 known = classed(label)
 rows = []
 for arm in ("random", "random_common_stain", "shuffled", before, after, "beyond", "supervised"):
@@ -103,11 +105,11 @@ for arm, row in table.iterrows():
 table.round(2)
 
 # %% [markdown]
-# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .06), and its neighbours across patients are
-# the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided arm's do more often
-# (.82); supervised training reaches .83, and so does, untrained, the common stain. Shuffled pairs leave .54. That the
-# guided arm mixes so little is no error: whole patients consist of one tissue here, and their spots are each other's
-# nearest.
+# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .06), and its neighbours across patients
+# are the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided arm's do more
+# often (.82); supervised training reaches .83, and so does, untrained, the common stain. Shuffled pairs leave .54.
+# That the guided arm mixes so little is no error: whole patients consist of one tissue here, and their spots are each
+# other's nearest.
 #
 # ## Neighbours as pictures
 # A row per question: a patch of the patient that the network never met, then its nearest neighbours among all others.
@@ -116,7 +118,13 @@ table.round(2)
 # *Before you read the frames:* which neighbours would you have chosen?
 
 # %% tags=["copy-me"]
-# inputs: run, u, patches, patient, label, held_out, n_queries, seed, arms
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from stpath_core import plot
+
+# inputs: run, u, patches, patient, label, held_out, n_queries, seed, arms, known
 rng = np.random.default_rng(seed)
 asked = np.flatnonzero((patient == held_out) & known)
 queries = pd.Series(asked).groupby(label[asked]).apply(lambda s: s.sample(2, random_state=seed, replace=True))
@@ -137,7 +145,11 @@ for when, x in u.items():
 # What the annotator said, and what the probe says of each patient when that patient was held out.
 
 # %% tags=["copy-me"]
-# inputs: run, spots, patient, label, predicted, arms
+import matplotlib.pyplot as plt
+
+from stpath_core import plot
+
+# inputs: run, spots, patient, label, predicted, arms, keys
 shown = sorted(set(patient))[:4]
 figure, axes = plt.subplots(3, len(shown), figsize=(2.6 * len(shown), 8.0), squeeze=False, layout="constrained")
 for column, who in zip(axes.T, shown, strict=True):
@@ -177,10 +189,15 @@ run.figure("confusion", figure)
 # *Predict:* fat, or a crowd of lymphocytes: where does a network have more to lose?
 
 # %% tags=["copy-me"]
-from stpath_core import recognition
+import anndata
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from stpath_core import plot, recognition
 from stpath_core.recognition_files import load, read_sides
 
-# inputs: run, spots, kept, patches, patient, label, known, held_out, seed
+# inputs: run, spots, kept, patches, patient, label, known, held_out, seed, asked
 network = load(run.inputs("31_contrastive_train") / "patch_encoder.safetensors")
 stage = run.inputs("30_gene_encoder")
 whole = anndata.read_h5ad(stage / "spots.h5ad", backed="r").obs_names
@@ -196,9 +213,9 @@ for column, i, one in zip(axes.T, some, heat, strict=True):
 run.figure("where_it_looks", figure)
 
 # %% [markdown]
-# In immune infiltrate the network needs the crowd as a whole; in fat, strands between the vacuoles and their corners; in
-# cancer no single place matters, which is what one should expect of a texture. Sixty steps of training on two cores:
-# take the maps as a way to look, not as an insight into tissue.
+# In immune infiltrate the network needs the crowd as a whole; in fat, strands between the vacuoles and their corners;
+# in cancer no single place matters, which is what one should expect of a texture. Sixty steps of training on two
+# cores: take the maps as a way to look, not as an insight into tissue.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
@@ -216,7 +233,7 @@ run.figure("neighbours_shuffled", plot.patch_rows(patches, lines, mpp=2.0, frame
 # wrong everywhere or in one place?
 
 # %% tags=["solution"]
-right = pd.Series(predicted[after].to_numpy(str) == label).where(known).groupby(patient).mean()
+right = pd.Series(predicted[after].to_numpy(str) == label)[known].groupby(patient[known]).mean()
 worst = right.idxmin()
 own = patient == worst
 figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.9), layout="constrained")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
+import torch
+from torch import nn
 
 from stpath_core.errors import InputError
 from stpath_core.leakage import hidden_labels
@@ -96,6 +98,23 @@ def train_arm(
     partner = mutual_partners(sides[arm.mined], pairs.patient, rows) if arm.mined else None
     how = replace(settings, balanced=arm.balanced)
     return train(pairs, z, rows, target=TARGETS[arm.target], settings=how, partner=partner, seed=seed)[0]
+
+
+def frozen_arm(
+    encoder: nn.Module, patches: np.ndarray, patient: np.ndarray, folds: Sequence[str], *, dim: int = 64
+) -> dict[str, np.ndarray]:
+    """A network that others have trained, as it is: held-out patient -> (n, dim), its outputs cut to as many principal
+    components as the other arms have, fitted on the training patients.
+
+    encoder : PatchEncoder or any module on (B, 3, S, S) uint8; patches : (n, S, S, 3) uint8.
+    """
+    from sklearn.decomposition import PCA
+
+    shown = torch.from_numpy(np.ascontiguousarray(patches.transpose(0, 3, 1, 2)))
+    with torch.no_grad():
+        out = torch.cat([encoder.eval()(part) for part in shown.split(128)]).float().numpy()  # (n, d)
+    cut = min(dim, out.shape[1], len(out) // 2)
+    return {who: PCA(cut, random_state=0).fit(out[patient != who]).transform(out) for who in folds}
 
 
 def embed_arms(

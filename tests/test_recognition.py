@@ -229,3 +229,37 @@ def test_expression_is_predicted_from_what_tells_it_and_not_from_noise():
     assert abs(told["noise"]) < 0.3
     some, _ = recognition_study.predict_expression(grown, {patient[0]: known}, genes=10)
     assert np.array_equal(np.isnan(some).all(1), patient != patient[0])
+
+
+def test_a_frozen_network_is_cut_to_as_many_components_and_fitted_without_the_held_out():
+    pairs, _, _ = planted(60)
+    patches = np.random.default_rng(0).integers(0, 255, (60, 16, 16, 3)).astype(np.uint8)
+    bright = patches.copy()
+    bright[pairs.patient == "p0"] //= 2
+
+    encoder = nn.Flatten()
+    lower = {name: recognition_arms.frozen_arm(AsFloat(encoder), x, pairs.patient, ["p0"], dim=5)["p0"]
+             for name, x in (("as", patches), ("bright", bright))}  # fmt: skip
+    others = pairs.patient != "p0"
+    assert lower["as"].shape == (60, 5)
+    assert np.allclose(lower["as"][others], lower["bright"][others])
+
+
+class AsFloat(nn.Module):
+    """A network that reads whole numbers."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x.float())
+
+
+def test_a_tissue_goes_from_its_seed_to_scores():
+    arms = {name: recognition_arms.ARMS[name] for name in ("random", "supervised", "raw_clip", "beyond")}
+    quick = recognition.Settings(steps=2, dim=4, width=8)
+    told = recognition_study.run_tissue(3, arms, array=5, patients=3, gene_steps=2, settings=quick)
+    assert {"random.pooled", "beyond.mean"} <= set(told)
+    assert all(0 <= value <= 1 for value in told.values())
+    assert len([key for key in told if key.startswith("raw_clip.")]) == 2 + 3
