@@ -95,7 +95,6 @@ for name, bulk in bulks.items():
 
 # %% tags=["copy-me"]
 import anndata
-from IPython.display import display
 from safetensors.torch import save_file
 
 from stpath_core import expression as ex
