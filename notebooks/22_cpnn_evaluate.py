@@ -109,7 +109,7 @@ if blurred.n_obs:
 # Correlations this small are what 250 genes of highest count give, most of which no cell type owns: even the oracle, a
 # ridge on the *true* shares of cell types, stays at .04 (seed 0, Spearman; Pearson .06). `mean` does not vary and has
 # no score. On HER2ST's two patients with images at full resolution (Spearman): `beyond` .187, ridge .168, three numbers
-# .149, CPNN .128, control .00.
+# .149, CPNN .130, control .00.
 #
 # The control stands near 0 in the mean over patients, and not in each of them: in single patients of HER2ST it came to
 # -.05 and .10 (Pearson) with twelve permutations. A network that has learned nothing still answers unusual patches
