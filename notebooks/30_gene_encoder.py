@@ -202,8 +202,8 @@ if virtual:
 # %% [markdown]
 # One run (seed 0): PCA .38 with no mixing at all (iLISI 0), `section_z` .33 with most (.55), the unguided encoder .36
 # (.05), the guided one .38 (.02). With smoothed answers .41, .42, .41, .42. So **the encoders mix more than PCA and
-# lose hardly any class, but the simple rival mixes far more, and nobody reads the classes clearly better than PCA**. How far
-# an encoder mixes depends on how long it trains: longer mixes more and reads the classes less well.
+# lose hardly any class, but the simple rival mixes far more, and nobody reads the classes clearly better than PCA**.
+# How far an encoder mixes depends on how long it trains: longer mixes more and reads the classes less well.
 #
 # ## Better, or lucky?
 # With so few patients intervals are wide. Compare on the *same* patients: the difference of pooled F1 over the same
