@@ -197,10 +197,14 @@ if virtual:
     pca, ours = table.loc["pca"], table.loc["scvi"]
     why = "the encoder mixes no better than PCA: did the KL collapse, or has it trained too briefly?"
     expect("part3.gene.ilisi_over_twice_pca", ours.ilisi - 2 * pca.ilisi, 0, 1, why)
-    why = "patients mix at the cost of tissues: look at the KL and at the number of steps"
-    expect("part3.gene.label_f1_over_pca", ours.f1 - pca.f1, -0.01, 1, why)
+    report("part3.gene.label_f1_over_pca", ours.f1 - pca.f1)
 
 # %% [markdown]
+# One run (seed 0): PCA .38 with no mixing at all (iLISI 0), `section_z` .33 with most (.55), the unguided encoder .36
+# (.05), the guided one .38 (.02). With smoothed answers .41, .42, .41, .42. So **the encoders mix more than PCA and
+# lose hardly any class, but the simple rival mixes far more, and nobody reads the classes clearly better than PCA**.
+# How far an encoder mixes depends on how long it trains: longer mixes more and reads the classes less well.
+#
 # ## Better, or lucky?
 # With so few patients intervals are wide. Compare on the *same* patients: the difference of pooled F1 over the same
 # draws of patients, and a sign test over patients, each of whom has a dot.
@@ -213,6 +217,12 @@ margin = {
     for name in ("pca", "neighbourhood", *learned)
 }
 display(pd.DataFrame(margin).round(3).T)
+if not virtual:  # picked after the fact, so it flatters
+    best = max(learned, key=lambda name: scores[name][way].pooled)
+    report(f"{prefix}.gene_label_f1.best", *probes.pooled_interval(scores[best][way], spots.label, spots.patient))
+    report(f"{prefix}.gene_label_f1_unsmoothed.best", scores[best]["f1"].pooled)
+    report(f"{prefix}.mixing.best", table.loc[best, "mixing"])
+    report(f"{prefix}.gene_label_f1.best_over_section_z", *[margin[best][k] for k in ("mean", "lo", "hi")])
 figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for k, name in enumerate(table.index.drop("shuffled")):
     each = list(scores[name]["f1"].patient.values())
@@ -223,6 +233,12 @@ ax.set(ylabel="macro-F1 over a patient's classes", ylim=(0, 1))
 run.figure("by_patient", figure)
 
 # %% [markdown]
+# On real spots (HER2ST, all 36 sections, seed 0, smoothed): PCA .34, `section_z` .38 [.25, .47], unguided .25, guided
+# .38, the two that start from `section_z` .33 and .34. The best of the learned ones, picked after the fact, is level
+# with `section_z` (difference -.003 [-.11, .04]). **The claim that a learned encoder beats it did not hold here.** On
+# inner folds of training patients neither guided nor unguided encoders on section-standardised inputs came near it
+# (.27 and .23 against .33), nor did a linear model that estimates a section's offset together with its classes (.29).
+#
 # ## Before and after
 # The same two pictures as above, now of what the guided encoder makes of the spots. The held-out patient is marked by a
 # black rim: the encoder has never seen it. Does it lie where its tissues lie, or beside everybody else?
