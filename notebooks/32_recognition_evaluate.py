@@ -311,8 +311,9 @@ else:
     print("the studies are not committed yet: make them with -p study=full")
 
 # %% [markdown]
-# One tissue is one draw of eight patients: do not read a law from the table above. Until the studies are committed, the
-# statements of this notebook hold for one tissue.
+# One tissue is one draw of eight patients: do not read a law from the table above. The numbers that this notebook tells
+# are of one run on tissue 0, with gene encoders trained for 200 steps; until the studies are committed, its statements
+# hold for that run.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
