@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_can_be_split(written, folder):
     assert "oracle" not in told.layers  # no truth, no oracle
 
 
-def test_rows_without_a_partner_are_left_out_and_told(folder):
+def test_rows_without_a_partner_are_left_out_and_told(written, folder):
     (folder / "features" / "TCGA-A3-01Z-00-DX1.h5").unlink()
     table = pd.read_csv(folder / "bulk.tsv", sep="\t", index_col=0)
     table.drop(columns="TCGA-A5-01A").iloc[:, ::-1].to_csv(folder / "bulk.tsv", sep="\t")
@@ -66,6 +66,8 @@ def test_rows_without_a_partner_are_left_out_and_told(folder):
     assert len(bags) == bulk.n_obs == 6
     assert bulk.obs["n_patches"].tolist() == [1, 2, 3, 5, 7, 1]
     assert list(bulk.obs_names)[:3] == ["TCGA-A0-01A", "TCGA-A1-01A", "TCGA-A2-01A"]  # cases.csv decides the order
+    planted = written[1].bulk[list(bulk.obs_names), list(bulk.var_names)]
+    assert (bulk.layers[keys.COUNTS] != planted.layers[keys.COUNTS]).nnz == 0
     said = " ".join(bulk.uns[keys.NOTES])
     assert "1 slides of cases.csv without features" in said
     assert "1 slides without bulk" in said
