@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from stpath_core.expression import pearson
 
@@ -30,6 +31,12 @@ class Linear:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return x @ self.coef
+
+
+def one_thread() -> threadpool_limits:
+    """A block whose linear algebra keeps to one thread: on matrices of a few hundred rows, threads that wait for each
+    other beside torch's own made a fold a hundred times slower."""
+    return threadpool_limits(1, user_api="blas")
 
 
 def group_score(true: np.ndarray, pred: np.ndarray, group: np.ndarray) -> float:
@@ -69,14 +76,15 @@ def fit_ridge(
     rows) : what happens to predictions before they are scored, such as smoothing.
     """
     score = np.zeros((len(alphas), len(ranks)))
-    for test in inner:
-        for i, full in enumerate(ridge_path(x[~test], y[~test], alphas)):
-            for j, coef in enumerate(low_rank(x[~test], full, ranks)):
-                pred = x[test] @ coef
-                pred = finish(pred, test) if finish else pred
-                score[i, j] += group_score(y[test], pred, group[test]) / len(inner)
-    i, j = np.unravel_index(score.argmax(), score.shape)
-    coef = low_rank(x, ridge_path(x, y, [alphas[i]])[0], [ranks[j]])[0]
+    with one_thread():
+        for test in inner:
+            for i, full in enumerate(ridge_path(x[~test], y[~test], alphas)):
+                for j, coef in enumerate(low_rank(x[~test], full, ranks)):
+                    pred = x[test] @ coef
+                    pred = finish(pred, test) if finish else pred
+                    score[i, j] += group_score(y[test], pred, group[test]) / len(inner)
+        i, j = np.unravel_index(score.argmax(), score.shape)
+        coef = low_rank(x, ridge_path(x, y, [alphas[i]])[0], [ranks[j]])[0]
     return Linear(coef.astype(np.float32), float(alphas[i]), ranks[j], float(score[i, j]))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stpath_core.models.expression_baselines import Linear, group_score, low_rank, ridge_path
+from stpath_core.models.expression_baselines import Linear, group_score, low_rank, one_thread, ridge_path
 
 RANKS = (0, 1, 2, 4, 8, 16)
 ALPHAS = tuple(np.geomspace(100, 1e5, 7))
@@ -51,18 +51,22 @@ def fit_residual(
     finishes = finishes or {None: lambda v, rows: v}
     slope = max(0.0, float((z * y).sum() / max(float((z * z).sum()), 1e-12)))
     tried: dict[tuple, float] = {}
-    for test in inner:
-        for s in dict.fromkeys((slope, 0.0)):
-            left = y[~test] - s * z[~test]
-            for alpha, full in zip(sorted(alphas)[::-1], ridge_path(x[~test], left, sorted(alphas)[::-1]), strict=True):
-                for rank, coef in zip(ranks, low_rank(x[~test], full, ranks), strict=True):
-                    raw = s * z[test] + x[test] @ coef
-                    for key, finish in finishes.items():
-                        choice = (s, rank, alpha, key)
-                        score = group_score(y[test], finish(raw, test), group[test]) / len(inner)
-                        tried[choice] = tried.get(choice, 0.0) + score
+    with one_thread():
+        for test in inner:
+            for s in dict.fromkeys((slope, 0.0)):
+                left = y[~test] - s * z[~test]
+                for alpha, full in zip(
+                    sorted(alphas)[::-1], ridge_path(x[~test], left, sorted(alphas)[::-1]), strict=True
+                ):
+                    for rank, coef in zip(ranks, low_rank(x[~test], full, ranks), strict=True):
+                        raw = s * z[test] + x[test] @ coef
+                        for key, finish in finishes.items():
+                            choice = (s, rank, alpha, key)
+                            score = group_score(y[test], finish(raw, test), group[test]) / len(inner)
+                            tried[choice] = tried.get(choice, 0.0) + score
     s, rank, alpha, key = max(tried, key=lambda c: (round(tried[c], 6), -c[1], c[2]))
     alone = max((v for c, v in tried.items() if c[1] == 0 and c[0] > 0), default=0.0)
-    coef = low_rank(x, ridge_path(x, y - s * z, [alpha])[0], [rank])[0]
+    with one_thread():
+        coef = low_rank(x, ridge_path(x, y - s * z, [alpha])[0], [rank])[0]
     fitted = Linear(coef.astype(np.float32), float(alpha), rank, tried[s, rank, alpha, key])
     return Plus(s, fitted, key, (alone, tried[s, rank, alpha, key]))
