@@ -23,10 +23,10 @@ def tiles(tmp_path_factory):
     """Three patients with two tiles each, as PNG with masks."""
     folder = tmp_path_factory.mktemp("tiles")
     for patient in range(3):
-        section = tissue.make_section("breast", patient=patient, seed=patient, size_um=(200, 200), mpp=0.5)
+        section = tissue.make_section("breast", patient=patient, seed=patient, size_um=(140, 140), mpp=0.5)
         mask = instance_mask(section.arch.nuclei_um, mpp=0.5, shape=section.image.shape[:2])
-        for half, rows in enumerate((slice(0, 200), slice(200, 400))):
-            for kind, pixels in (("images", section.image[rows, :200]), ("labels", mask[rows, :200].astype(np.uint16))):
+        for half, rows in enumerate((slice(0, 128), slice(128, 256))):
+            for kind, pixels in (("images", section.image[rows, :128]), ("labels", mask[rows, :128].astype(np.uint16))):
                 (folder / kind).mkdir(exist_ok=True)
                 Image.fromarray(pixels).save(folder / kind / f"p{patient}_{half}.png")
     return folder
