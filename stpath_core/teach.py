@@ -45,6 +45,10 @@ def instructor(nb: NotebookNode) -> NotebookNode:
             cells.append(nbformat.v4.new_markdown_cell(ASIDE, id=f"{cell.id}-aside"))
         inside = solves
         cells.append(nbformat.from_dict(cell))
+    for cell in cells:
+        begins = cell.cell_type == "markdown" and cell.source.startswith("#")
+        kind = "skip" if cell.cell_type == "raw" else "slide" if begins else "subslide"
+        cell.metadata.slideshow = nbformat.NotebookNode(slide_type=kind)
     return _with_cells(nb, cells)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import nbformat
 import papermill
@@ -51,6 +53,17 @@ def test_students_get_an_empty_cell_for_each_exercise_and_no_solution(toys, tmp_
     assert told[told.index(teach.ASIDE) + 1] == "secret = 2 + 2"
 
 
+def test_the_instructors_version_is_slides(toys, tmp_path):
+    """A heading begins a slide, what follows lies below it: nbconvert makes a deck of it."""
+    _, instructor = versions(toys, tmp_path)
+    kinds = [cell.metadata.slideshow.slide_type for cell in instructor.cells if cell.cell_type != "raw"]
+    assert kinds == ["slide", *["subslide"] * 3, "slide", *["subslide"] * 3, "slide", *["subslide"] * 3]
+    path = tmp_path / "course" / "instructor" / "10_one.ipynb"
+    words = [sys.executable, "-m", "nbconvert", "--to", "slides", "--log-level", "ERROR", str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+    assert path.with_name("10_one.slides.html").read_text().count("<section>") >= 3 + len(kinds)
+
+
 def test_a_students_version_runs_with_its_exercises_unanswered(toys, tmp_path):
     versions(toys, tmp_path)
     path = tmp_path / "course" / "student" / "10_one.ipynb"
@@ -73,7 +86,13 @@ def test_no_later_cell_of_a_lesson_needs_a_solution(source):
     import ast
 
     def names(cell, context):
-        return {n.id for n in ast.walk(ast.parse(cell)) if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
+        nodes = list(ast.walk(ast.parse(cell)))
+        found = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
+        if context is ast.Store:
+            brought = [alias for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for alias in n.names]
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in brought}
+            found |= {n.name for n in nodes if isinstance(n, ast.FunctionDef)}
+        return found
 
     cells = [cell for cell in stages.read_notebook(source).cells if cell.kind == "code"]
     kept = [cell.source for cell in cells if "solution" not in cell.tags]
