@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed-$(shell cksum requirements.lock pyproject.toml 2>/d
 REUSE  := $(if $(filter 1,$(FRESH)),,--reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test real lab sync notebooks env clean
+.PHONY: help tutorial test lint real lab sync notebooks env clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -16,9 +16,12 @@ tutorial: env ## every notebook at the cpu profile on the virtual tissue, then t
 	$(BIN)/stpath run all $(REUSE) --profile cpu
 	@$(BIN)/stpath report
 
-test: env ## style, units, every notebook through papermill at smoke; real data when STPATH_REAL_DATA is set
-	$(BIN)/ruff check .
+test: lint ## style, units, every notebook through papermill at smoke; real data when STPATH_REAL_DATA is set
 	$(BIN)/python -m pytest
+
+lint: env ## style alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 real: realdata env ## every real-data command (needs STPATH_REAL_DATA=FOLDER)
 	$(BIN)/stpath run 10 -p dataset=merfish -p data_dir="$(STPATH_REAL_DATA)/cell_st"

@@ -318,6 +318,8 @@ for person in (Annotator(0, 0, 0), Annotator(), Annotator(missed=0.3, wobble_um=
 #   most, labels that are wrong at random almost nothing.
 # - "Better than manual annotation" has at least two answers, one for outlines and one for types. Say which, and on how
 #   many tissues.
+# - On tiles of your own: `docs/your_tiles.py`, twenty lines from a folder of masks to a table by patient, beside a
+#   tuned baseline.
 # - Next: notebook 13 looks at the nuclei themselves.
 
 # %%

@@ -72,6 +72,15 @@ With --scheduler the points run on the workers of a Dask cluster that sees the s
 
 """
 
+TEACH = """\
+examples:
+  stpath teach 10 11 12 --to course      course/student/ without solutions and outputs, course/instructor/ with both
+  stpath teach all --to course
+
+Every exercise is followed by an empty cell in the students' version, which runs to its end with exercises unanswered.
+
+"""
+
 PREDICT_EXAMPLES = """\
 examples:
   stpath predict-nuclei nuclei.safetensors slide.svs --out found
@@ -150,6 +159,10 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=datasets.ACTIONS, metavar="ACTION", help="list, get, verify or path")
     data.add_argument("name", nargs="?", metavar="NAME", help="a data set, as `stpath data list` names it")
     data.add_argument("--to", default="", metavar="DIR", help="folder of all data sets (default: data/cache/datasets)")
+
+    teach = command("teach", "write students' and instructors' versions of notebooks", _teach, TEACH)
+    teach.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help='number, name, or "all"')
+    teach.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for student/ and instructor/")
 
     command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
     sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
@@ -255,6 +268,13 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _data(arguments: argparse.Namespace) -> int:
     return OK if datasets.command(arguments.action, arguments.name, arguments.to, say=_say) else FAILED
+
+
+def _teach(arguments: argparse.Namespace) -> int:
+    from stpath_core import teach
+
+    teach.write(arguments.notebooks, arguments.to, say=_say)
+    return OK
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -112,6 +112,7 @@ def fill(names: Sequence[str], *, say: Callable[[str], None] = print) -> list[ru
         pair = with_outputs(synced(source, _read_pair(paired(source))), executed)
         write_pair(pair, paired(source))
         say(f"{one.notebook.name}: outputs kept, {paired(source).stat().st_size / 1e6:.2f} MB")
+    write_readme_table(stages.home())
     return outcomes
 
 
@@ -159,6 +160,28 @@ def write_measures(source: Path, record: dict[str, Any]) -> None:
         text = re.sub(rf"^# {name}:.*$", f"# {name}: {value}", text, count=1, flags=re.MULTILINE)
     with atomic_path(source) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_readme_table(home: Path) -> None:
+    """Bring README's table of notebooks up to their headers: a row each, time and memory as measured.
+
+    What a notebook asks is prose and stays; a new notebook's row has its title there. A folder without README, or a
+    README without the table, stays as it is.
+    """
+    path = home / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    table = re.search(r"^(\| notebook \|.*\n\|[-|]+\|\n)((?:\|.*\n)*)", text, flags=re.MULTILINE)
+    if table is None:
+        return
+    asks = dict(re.findall(r"^\| (\d\d_\w+) \| (.*?) \|", table[2], flags=re.MULTILINE))
+    rows = []
+    for name in stages.notebook_names():
+        header = stages.find_notebook(name).header
+        time, memory = (" ".join(str(header.get(key, "")).split()[:2]) for key in ("time", "memory"))
+        rows.append(f"| {name} | {asks.get(name, header.get('title', ''))} | {time} | {memory} |\n")
+    if (new := text[: table.end(1)] + "".join(rows) + text[table.end() :]) != text:
+        with atomic_path(path) as aside:
+            aside.write_text(new, encoding="utf-8")
 
 
 def _read_pair(path: Path) -> NotebookNode | None:

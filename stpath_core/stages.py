@@ -31,7 +31,7 @@ NOT_IN_KEY = ("out", "device", "data_dir")  # data_dir enters as the fingerprint
 # The modules that cannot change a result, so that mending one keeps the stages.
 NOT_LIBRARY = (
     "__main__.py", "checks.py", "cli.py", "comparison.py", "doctor.py", "latest.py", "lock.py", "pairing.py",
-    "progress.py", "run.py", "sweep.py",
+    "progress.py", "run.py", "sweep.py", "teach.py",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-TARGETS = {"tutorial", "test", "real", "lab", "sync", "notebooks", "clean", "help"}
+TARGETS = {"tutorial", "test", "lint", "real", "lab", "sync", "notebooks", "clean", "help"}
 
 
 def commands(job):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import nbformat
 import pytest
 
 from conftest import NO_NETWORK, ROOT
+from copied_cells import run_alone
 from stpath_core import manifest, run, stages
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
@@ -53,6 +55,24 @@ def test_notebook_runs_at_smoke(name, isolated):
     ]
     assert not warned, f"warnings reach the reader: {warned[0][:500]}"
     assert not (isolated["runs"] / "latest").exists()  # smoke never enters
+
+
+def test_cells_to_copy_run_alone(isolated):
+    """Each from its own imports and stated inputs. The outputs of other notebooks are those of the runs above."""
+    program = ROOT / "tests" / "copied_cells.py"
+    words = [sys.executable, str(program), str(isolated["runs"]), *NAMES]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ran = dict(re.findall(r"^(\w+): (\d+) cells ran alone$", done.stdout, re.MULTILINE))
+    marked = {name: str(sum("copy-me" in c.tags for c in stages.find_notebook(name).cells)) for name in NAMES}
+    assert ran == marked
+
+
+@pytest.mark.parametrize("cell", ["# inputs: a\nb = a + c", "# inputs: a\nb = math.sin(a)", "# inputs: a, d\nb = a"])
+def test_a_cell_that_states_too_little_does_not_run_alone(cell):
+    with pytest.raises(NameError):
+        run_alone(cell, {"a": 1, "c": 2, "math": math})
+    assert run_alone("# inputs: a, c (both)\nb = a + c", {"a": 1, "c": 2})["b"] == 3
 
 
 def test_plain_papermill_with_changed_parameters(isolated, tmp_path):

@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from conftest import ROOT
+from copied_cells import stated_inputs
 from stpath_core import cli, pairing, stages
 from stpath_core.errors import InputError
 from stpath_core.parameters import MANDATORY
@@ -245,9 +246,7 @@ def test_copied_cells_state_their_imports_and_inputs(source):
 
 def undeclared(cell):
     """Names that a cell uses and neither imports, defines nor lists in a comment `# inputs: a, b`."""
-    known = set(dir(builtins))
-    for line in re.findall(r"^# inputs: (.*)$", cell, re.MULTILINE):
-        known |= set(re.findall(r"[A-Za-z_]\w*", re.sub(r"\(.*?\)", "", line)))
+    known = set(dir(builtins)) | stated_inputs(cell)
     used = set()
     for node in ast.walk(ast.parse(cell)):
         if isinstance(node, ast.Import | ast.ImportFrom):
