@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from stpath_core import keys
 from stpath_core.errors import InputError
@@ -90,7 +91,8 @@ def judge(
         asked = rows[known[rows]]
         if not len(asked):
             continue
-        classes, posterior = probe(x[teach], label[teach], x[rows])
+        with threadpool_limits(1, "blas"):  # small matrices: threads that wait for each other took ten times as long
+            classes, posterior = probe(x[teach], label[teach], x[rows])
         posterior = posterior if smooth is None else smooth(posterior, rows)
         predicted[rows] = classes[posterior.argmax(1)]
         patients[name] = macro_f1(label[asked], predicted[asked])

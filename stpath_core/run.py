@@ -258,6 +258,8 @@ def _told(outcome: Outcome, one: Planned) -> str:
 _QUICKER = {
     # threads that wait without spinning: ten times faster where another process wants the cores, too
     "OMP_WAIT_POLICY": "PASSIVE",
+    # threads of numpy's linear algebra beside torch's own: a ridge of a few hundred rows took a hundred times longer
+    "OPENBLAS_NUM_THREADS": "1",
     # glibc returns every large tensor to the system and asks for it again, page by page; keeping it saves a third
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
