@@ -37,9 +37,11 @@ pretrained: bool = False  # start from the ImageNet weights of `encoder`, which 
 batch_size: int = 256  # pairs per step
 
 # %%
+from stpath_core import plot
 from stpath_core.record import begin, expect, report
 
 run = begin("31_contrastive_train", globals())
+plot.jpeg_in_notebooks()  # pictures of tissue: a sixth of what PNG takes
 
 # %% [markdown]
 # ## Pictures of spots

@@ -29,9 +29,11 @@ after: str = "scanvi_inter"  # another
 n_queries: int = 6  # patches whose neighbours are shown
 
 # %%
+from stpath_core import plot
 from stpath_core.record import begin, report
 
 run = begin("33_recognition_visualise", globals())
+plot.jpeg_in_notebooks()  # pictures of tissue: a sixth of what PNG takes
 
 # %% tags=["copy-me"]
 import anndata
