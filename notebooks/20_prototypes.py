@@ -67,8 +67,9 @@ types = {name: prototypes.usable_types(reference, column, least=least_cells) for
 display(types["medium"].value_counts(dropna=False).rename("cells").to_frame())
 
 # %% [markdown]
-# Types under 25 cells are left out (nan in the table; `small="pool"` would join them as "other"). What the tissue holds
-# and the reference lacks, as fat cells, which burst on the way, no prototype can explain later.
+# Types under 25 cells are left out (a row nan in the table; with seed 0 the medium level has none; `small="pool"` would
+# join them as "other"). What the tissue holds and the reference lacks, as fat cells, which burst on the way, no
+# prototype can explain later.
 #
 # ## Out with the donors
 # *Predict:* take the plain mean of each type's cells. Whose profile is it, if one donor gave most of the B cells?
@@ -90,7 +91,8 @@ if "prototypes" in reference.varm:
 
 # %% [markdown]
 # The measure is the cosine of log profiles *after* the mean over types is taken off. Without that, profiles of
-# different types already agree to .65 and more, and anything looks good.
+# different types share what all cells have, and anything looks good. With seed 0 the regression reaches .92, .91 and
+# .87 (coarse, medium, fine), the plain mean .88, .88 and .82.
 
 # %%
 if "prototypes" in reference.varm:
@@ -104,6 +106,7 @@ if "prototypes" in reference.varm:
 # %% [markdown]
 # ## And with one donor?
 # Then nothing can tell the donor from the types, and the fit says so. What is left is the care: estimates still lean.
+# With seed 0 one donor gives .78 where six give .91; fewer cells may have their part in that.
 
 # %% tags=["copy-me"]
 # inputs: reference, types, prototypes, least_cells, levels, n_donors, report, true

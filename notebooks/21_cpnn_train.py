@@ -118,8 +118,10 @@ for name, bulk in bulks.items():
     display(told.uns["folds"].round(3))
 
 # %% [markdown]
-# The last columns are the correlation that the inner folds saw, CPNN alone and with its residual. Notebook 22 scores
-# what was held out.
+# The last columns are the correlation that the inner folds saw, CPNN alone and with its residual. With seed 0 they gave
+# CPNN no say on the slides as they come (slope 0), so that `beyond` is its residual alone there; without the patients'
+# factors they allowed the residual no axis (rank 0), so that `beyond` predicts what CPNN does, on a scale of its own.
+# Notebook 22 scores what was held out.
 #
 # ## Spots
 # A spot holds some dozens of cells and has a place in the picture, so here one patch explains one measurement. The
@@ -199,10 +201,10 @@ display(spots.uns["folds"].round(3))
 
 # %% [markdown]
 # The table shows what the inner folds of the training patients chose for `beyond`: the slope of CPNN's own prediction,
-# and the number of axes (`rank`) that the residual was allowed. On HER2ST all three folds gave CPNN's own prediction no
-# say (slope 0) and a residual of four axes everything: with a reference of one donor of another kind of tumour, the
-# step beyond CPNN is a low-rank ridge on a spot and its neighbours. Smoothing the predictions was tried and dropped:
-# the virtual tissue's inner folds never chose it, and HER2ST's chose it at a loss.
+# and the number of axes (`rank`) that the residual was allowed. With seed 0 all four folds kept CPNN's prediction
+# (slopes of 1.1) and added one axis. On HER2ST all three folds gave CPNN's own prediction no say (slope 0) and a
+# residual of four axes everything: with a reference of one donor of another kind of tumour, the step beyond CPNN is a
+# low-rank ridge on a spot and its neighbours. Predictions are not smoothed.
 
 # %%
 from stpath_core.tissue.assays import write_table
