@@ -7,7 +7,7 @@
 # datasets: [virtual]
 # reads: [labels.h5ad and nuclei.h5 of notebook 10, features.npz and checkpoints of 11, predictions of 12]
 # writes: [claims.csv]
-# time: 86 s (cpu profile, 2 cores)
+# time: 139 s (cpu profile, 2 cores)
 # memory: 2.0 GB
 # ---
 
@@ -228,12 +228,12 @@ run.figure("effort", plot.bars(table, points={name: scores.images for name, scor
 # %%
 from stpath_core.io.registry import DATA_FOLDER
 
-study = pd.read_csv(DATA_FOLDER / "results" / "part1_seeds.csv").pivot(index="key", columns="seed", values="value")
+seeds = pd.read_csv(DATA_FOLDER / "results" / "part1_seeds.csv").pivot(index="key", columns="seed", values="value")
 leads = [f"part1.labels.over_{rival}" for rival in ("fine_merged", "recipe")]
 leads += [f"part1.effort.tiles_to_match{suffix}" for suffix in ("", ".bpq")]
-display(study.loc[["part1.unseen.type_f1.image_oriented", "part1.unseen.type_f1.shuffled", "part1.unseen.bpq", *leads]])
+display(seeds.loc[["part1.unseen.type_f1.image_oriented", "part1.unseen.type_f1.shuffled", "part1.unseen.bpq", *leads]])
 for name in leads[:2]:
-    sign = evaluate.paired_difference(study.loc[name], 0 * study.loc[name])
+    sign = evaluate.paired_difference(seeds.loc[name], 0 * seeds.loc[name])
     print(f"{name}: mean {sign.mean:.3f} [{sign.lo:.3f}, {sign.hi:.3f}], sign test p = {sign.sign_p:.3f}")
 
 # %% [markdown]
