@@ -7,8 +7,8 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad, cohort.h5ad and slides.h5ad of notebook 21]
 # writes: [scores.csv]
-# time: 30 s (cpu profile, 2 cores)
-# memory: 1.5 GB
+# time: 10 s (cpu profile, 2 cores)
+# memory: 0.4 GB
 # ---
 
 # %% [markdown]
