@@ -7,8 +7,8 @@
 # datasets: [virtual, her2st]
 # reads: []
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
-# time: 90 s (cpu profile, 2 cores)
-# memory: 1.5 GB
+# time: 271 s (cpu profile, 2 cores)
+# memory: 1.2 GB
 # ---
 
 # %% [markdown]

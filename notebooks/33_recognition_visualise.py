@@ -7,7 +7,7 @@
 # datasets: [virtual]
 # reads: [pairs.npz and patch_encoder.safetensors of notebook 31, embeddings.npz and predictions.csv of notebook 32]
 # writes: [neighbours.csv]
-# time: 47 s (cpu profile, 2 cores)
+# time: 28 s (cpu profile, 2 cores)
 # memory: 1.1 GB
 # ---
 
@@ -26,14 +26,14 @@ profile: str = "cpu"  # smoke, cpu, gpu
 out: str = ""  # where the run is recorded; empty: runs/
 before: str = "raw_clip"  # an arm of notebook 32
 after: str = "scanvi_inter"  # another
-n_queries: int = 6  # patches whose neighbours are shown
+n_queries: int = 5  # patches whose neighbours are shown
 
 # %%
 from stpath_core import plot
 from stpath_core.record import begin, report
 
 run = begin("33_recognition_visualise", globals())
-plot.jpeg_in_notebooks()  # pictures of tissue: a sixth of what PNG takes
+plot.jpeg_in_notebooks(quality=60)  # many pictures of tissue
 
 # %% tags=["copy-me"]
 import anndata
