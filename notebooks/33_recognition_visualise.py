@@ -107,10 +107,10 @@ for arm, row in table.iterrows():
 table.round(2)
 
 # %% [markdown]
-# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .04), and its neighbours across patients
+# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .05), and its neighbours across patients
 # are more often the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided
-# arm's share it about as often as the untrained network's (.79); supervised training reaches .83, and so does,
-# untrained, the common stain; `beyond` .84. Shuffled pairs leave .55. That the guided arm mixes less than even the
+# arm's share it a little more often than the untrained network's (.82); supervised training reaches .83, and so does,
+# untrained, the common stain; `beyond` .84. Shuffled pairs leave .59. That the guided arm mixes less than even the
 # untrained network (.11) is partly tissue: some patients are nearly all cancer, and their spots are each other's
 # nearest. But in the pictures above cancer, too, lies apart by patient: **the guided side has not taken the patient out
 # of the picture.**
@@ -142,9 +142,9 @@ for when, x in u.items():
 
 # %% [markdown]
 # Fat finds fat in both. Before, lymphocytes stand beside cancer and connective tissue. After training by the guided
-# side, all neighbours of the cancer patches are cancer, and all of *one* other patient, p1, whose stain is like p0's:
-# tissue first, but colour still decides whose. Where the frame disagrees, look twice: a patch of fat framed as
-# connective tissue or as cancer is the annotator's border, not the network's error alone.
+# side, nearly all neighbours of the cancer patches are cancer, and they come from *one* other patient, p1, whose stain
+# is like p0's: tissue first, but colour still decides whose. Where the frame disagrees, look twice: a patch of fat
+# framed as connective tissue or as cancer is the annotator's border, not the network's error alone.
 #
 # ## Maps
 # What the annotator said, and what the probe says of each patient when that patient was held out.
@@ -166,8 +166,8 @@ run.figure("maps", figure)
 
 # %% [markdown]
 # Raw CLIP's map of p0 is speckled with immune infiltrate; the guided arm's is smoother, although no map smooths
-# anything, and most of its errors there are cancer taken for connective tissue (11 of 17). On p1 both take connective
-# tissue for glands (17 and 20 of 38 spots). On p2 both err about as often (26 and 28 spots).
+# anything, and 8 of its 17 errors there are cancer taken for connective tissue. On p1 both take connective
+# tissue for glands, raw CLIP more often (17 and 9 of 38 spots). On p2 the guided arm errs more (26 and 32 spots).
 #
 # ## Who is taken for whom?
 
@@ -182,9 +182,9 @@ for ax, (when, arm) in zip(axes, arms.items(), strict=True):
 run.figure("confusion", figure)
 
 # %% [markdown]
-# Connective tissue gains (.68 to .80 of its spots), cancer a little (.85 to .87); adipose (.72 to .62) and immune (.87
-# to .82) lose. Glands are found by neither (0 of 20; the untrained network names 9 of them), and cancer in situ is
-# named in 11 of 23 spots before and 9 after. **So the guided arm's macro-F1 is only a little higher** (.57 against .53,
+# Connective tissue gains (.68 to .82 of its spots), cancer a little (.85 to .90); adipose (.72 to .62) and immune (.87
+# to .81) lose. Glands are found by neither (0 of 20; the untrained network names 9 of them), and cancer in situ is
+# named in 11 of 23 spots before and 8 after. **So the guided arm's macro-F1 is only a little higher** (.58 against .53,
 # pooled), and lower than that of the untrained network (.64): two rare classes of some twenty spots weigh a third.
 #
 # ## Where does it look?
@@ -218,8 +218,8 @@ for column, i, one in zip(axes.T, some, heat, strict=True):
 run.figure("where_it_looks", figure)
 
 # %% [markdown]
-# In immune infiltrate much of the crowd matters, one part of it most; in fat, a strand between the vacuoles or pieces
-# of their walls. In cancer and connective tissue most of the patch costs nothing and at most a small spot lights up.
+# In immune infiltrate parts of the crowd matter; in fat, a strand between the vacuoles or the place where their walls
+# meet. In cancer and connective tissue most of the patch costs nothing and at most a small part lights up.
 # Sixty steps of training on two cores: take the maps as a way to look, not as an insight into tissue.
 
 # %% [markdown] tags=["exercise"]
