@@ -93,7 +93,7 @@ for name, bulk in bulks.items():
 # network straight to genes; `beyond` adds a ridge of few axes to CPNN; `shuffled` is CPNN with pairs made at random;
 # `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one thing away from CPNN at a time.
 
-# %% tags=["copy-me"]
+# %%
 import anndata
 from safetensors.torch import save_file
 

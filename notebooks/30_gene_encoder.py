@@ -118,7 +118,7 @@ display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in
 # were there from the start, z would be silenced before it had learned to say anything. It ends at 0.3, not at
 # the 1 of the evidence bound: that was chosen on tissues set aside for such choices.
 
-# %% tags=["copy-me"]
+# %%
 from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
 from stpath_core.progress import track
 
@@ -150,7 +150,7 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 # Genes, scaling and encoders come from the other patients. The held-out patient's labels reach nothing. The guided
 # encoder sees the classes of the *training* patients.
 
-# %% tags=["copy-me"]
+# %%
 from stpath_core.gene_embeddings import METHODS, embed_folds, write_embeddings
 
 # inputs: run, spots, genes, choose, seed, training, dataset, track
@@ -171,7 +171,7 @@ cohort.write_h5ad(run.stage / "spots.h5ad")
 #
 # *Before you run:* which will score higher with the linear probe, PCA or `section_z`? And with nearest neighbours?
 
-# %% tags=["copy-me"]
+# %%
 # inputs: embeddings, spots, seed, gene_scores
 tables = embeddings | {"noise": gene_scores.noise(spots, seed=seed)}
 scores = {name: gene_scores.probe_scores(folds, spots) for name, folds in tables.items()}
@@ -327,7 +327,19 @@ print(f"F1 of {new}: {probes.judge(relative, spots.label, spots.patient).pooled:
 # %% [markdown] tags=["solution"]
 # Only the section's own mean is needed, and that can be had for anyone, without a label. So the section can centre
 # itself. But a section's mean is made of its tissues too: one that is all tumour loses what makes it tumour.
-#
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2 (5 minutes)
+# Noise mixes best of all rows, and an embedding that kept nothing but the patient would never mix. Which *two* columns
+# of the table must be read together so that neither can win? And why is mixing over all spots not fair to an encoder
+# when the patients hold different tissues?
+
+# %% [markdown] tags=["solution"]
+# Mixing and F1 of the same embedding: noise has no F1, a patient's name has no mixing. Where patients hold different
+# tissues, an embedding that keeps the tissue apart *must* keep these patients apart; so mixing is also counted within
+# each class that two patients or more share.
+
+# %% [markdown]
 # ## Key points
 # - Mixing and biology are scored on the same embedding, or not at all: noise mixes best.
 # - The encoder is never told the patient, the decoder is; so a new patient can be encoded without training again. That
