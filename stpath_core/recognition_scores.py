@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,9 @@ def shrunk_lda(x: np.ndarray, label: np.ndarray, asked: np.ndarray) -> Posterior
 
     classes = np.unique(label)
     priors = np.full(len(classes), 1 / len(classes))
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors).fit(x, label)
+    with warnings.catch_warnings():  # a class of one spot adds nothing to the pooled spread, and may
+        warnings.filterwarnings("ignore", message="Only one sample available")
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=priors).fit(x, label)
     return model.classes_, model.predict_proba(asked)
 
 
