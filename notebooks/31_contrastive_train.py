@@ -252,7 +252,7 @@ for balanced in (False, True):
 # `gpu` profile trains ResNet50 with the same code. The run keeps its weights for notebook 33, which looks at *where* it
 # looks.
 
-# %% tags=["copy-me"]
+# %%
 import json
 from dataclasses import replace
 from functools import partial

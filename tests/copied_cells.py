@@ -50,6 +50,7 @@ def run_notebook(name: str, out: str) -> int:
 def main() -> None:
     """Run the named notebooks, in the shell that their kernel would give them."""
     import matplotlib as mpl
+    import matplotlib.pyplot as plt
     from IPython.core.interactiveshell import InteractiveShell
 
     mpl.use("agg")
@@ -57,7 +58,7 @@ def main() -> None:
     out, *names = sys.argv[1:]
     for name in names:
         print(f"{name}: {run_notebook(name, out)} cells ran alone", flush=True)
-        mpl.pyplot.close("all")
+        plt.close("all")
 
 
 if __name__ == "__main__":
