@@ -15,9 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from stpath_core import deconvolution, keys
 from stpath_core import expression as ex
+from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.expression_folds import Fold, take_apart
 from stpath_core.features import feature_names
 from stpath_core.fit import pick_device
 from stpath_core.io.counts import whole_numbers
@@ -25,7 +26,6 @@ from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import residual
 from stpath_core.models import slide_networks as networks
 from stpath_core.models.cpnn import CPNN, PER, Regularisers, nb_loss, slide_loss
-from stpath_core.prototypes import shared_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,21 +69,7 @@ class SlideTable:
         return np.zeros(len(self), int)
 
 
-@dataclass(frozen=True)
-class SlideFold:
-    """train, test : slides of other patients. columns (g,) of the panel in the table, profiles (C, g) per 10,000 as the
-    assay catches them, sensitivity already in them; types : their names; absent : panel genes the reference lacks."""
-
-    train: SlideTable
-    test: SlideTable
-    columns: np.ndarray
-    profiles: np.ndarray
-    types: list[str]
-    absent: list[str]
-
-    def inner(self, held_out: np.ndarray) -> SlideFold:
-        """A fold inside this one: the held-out slides of `train` as its test side. Panel and prototypes stay."""
-        return replace(self, train=self.train.rows(~held_out), test=self.train.rows(held_out))
+SlideFold = Fold[SlideTable]
 
 
 def make_fold(
@@ -109,19 +95,11 @@ def make_fold(
             msg + "raw counts: expected counts of RSEM are rounded first (io.read_bulk), TPM cannot be used"
         )
     columns = ex.panel(counts, train, n_genes)
-    shared = shared_genes(list(profiles.columns), list(bulk.var_names))
-    rows = profiles[shared].to_numpy(float)
-    rows = rows / rows.sum(1, keepdims=True)
-    found = deconvolution.deconvolve(counts[train][:, bulk.var_names.get_indexer(shared)].toarray(), rows)
-    level = np.asarray(counts[train].sum(0)).ravel() / counts[train].sum() * PER
-    names = bulk.var_names[columns]
-    place = {gene: i for i, gene in enumerate(shared)}
-    there = [k for k, gene in enumerate(names) if gene in place]
-    caught = np.repeat(level[columns][None], len(rows), axis=0)  # a gene the reference lacks is alike in all types
-    seen = (rows * found.sensitivity)[:, [place[names[k]] for k in there]]
-    caught[:, there] = seen * (level[columns][there] / np.maximum(found.shares.mean(0) @ seen, 1e-12))
-    shares = np.zeros((len(bags), len(rows)), np.float32)
-    shares[train] = found.shares
+    names, level = bulk.var_names[columns], np.asarray(counts[train].sum(0)).ravel() / counts[train].sum() * PER
+    apart = take_apart(counts[train], bulk.var_names, profiles)
+    caught, absent = apart.at_level(names, level[columns], apart.found.shares.mean(0))
+    shares = np.zeros((len(bags), len(caught)), np.float32)
+    shares[train] = apart.found.shares
     patches = np.concatenate([b for b, known in zip(bags, train, strict=True) if known])
     middle, spread = patches.mean(0), patches.std(0) + 1e-6
     ready = tuple(((b - middle) / spread).clip(-FAR, FAR).astype(np.float32) for b in bags)
@@ -129,10 +107,7 @@ def make_fold(
     dense = [feature_names().index(n) for n in DENSITY] if mean.shape[1] == len(feature_names()) else [0, 1, 2]
     panel = counts[:, columns].toarray().astype(np.float32)
     table = SlideTable(ready, mean, mean[:, dense], ex.target(counts, columns), panel, panel.sum(1), patient, shares)
-    absent = [gene for gene in names if gene not in place]
-    return SlideFold(
-        table.rows(train), table.rows(test), columns, np.maximum(caught, 1e-6), list(profiles.index), absent
-    )
+    return Fold(table.rows(train), table.rows(test), columns, caught, list(profiles.index), absent)
 
 
 def mean(fold: SlideFold) -> np.ndarray:
@@ -210,10 +185,16 @@ def train_cpnn(
     return model
 
 
+def mixtures(model: CPNN, table: SlideTable) -> tuple[np.ndarray, np.ndarray]:
+    """Mean weights (S, C) and profiles (S, g), rows of both sum to 1."""
+    both = networks.of_bags(model, table.bags, lambda net, x, mask: torch.cat(net.slide(x, mask), 1))
+    genes = model.log_profiles.shape[1]
+    return both[:, genes:], both[:, :genes]
+
+
 def cpnn_answer(model: CPNN, table: SlideTable) -> tuple[np.ndarray, np.ndarray]:
     """Mean weights (S, C) and predictions (S, g) on the scale of the target."""
-    weights = networks.of_bags(model, table.bags, lambda net, x, mask: net.slide(x, mask)[1])
-    profile = networks.of_bags(model, table.bags, lambda net, x, mask: net.slide(x, mask)[0])
+    weights, profile = mixtures(model, table)
     return weights, np.log1p(PER * profile)
 
 

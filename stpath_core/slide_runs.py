@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stpath_core import deconvolution, keys, slide_methods
 from stpath_core import expression as ex
+from stpath_core import keys, slide_methods
+from stpath_core.expression_folds import take_apart
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, random_profiles
-from stpath_core.models.slide_networks import of_bags
-from stpath_core.spot_methods import FREE, Training
+from stpath_core.spot_methods import FREE, WEIGHTS, Training
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-WEIGHTS = "cell_type_weights"
 
 
 def run_fold(
@@ -94,14 +92,15 @@ def hold_out(
         found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
         if with_ablations:
             found |= ablations(fold, training)
-        profile = of_bags(model, fold.test.bags, lambda net, x, mask: net.slide(x, mask)[0])
+        weights, profile = slide_methods.mixtures(model, fold.test)
         theta = model.log_theta.detach().exp().cpu().numpy()
         kept = {"target": fold.test.target, "counts": fold.test.counts, "nb_mean": profile * fold.test.library[:, None]}
         kept |= {"nb_theta": np.broadcast_to(theta, profile.shape), **found}
         for name, values in kept.items():
             layers.setdefault(name, np.full(bulk.shape, np.nan, np.float32))[np.ix_(test, fold.columns)] = values
-        shares[WEIGHTS][test] = slide_methods.cpnn_answer(model, fold.test)[0]
-        shares["deconvolved"][test] = _taken_apart(bulk, reference, test)
+        shares[WEIGHTS][test] = weights
+        apart = take_apart(bulk.layers[keys.COUNTS][~test], bulk.var_names, reference)
+        shares["deconvolved"][test] = apart.shares_of(bulk.layers[keys.COUNTS][test], bulk.var_names)
         fold_of[test] = number
         models.append(model)
         chosen.append({"slope": plus.slope, "rank": plus.residual.rank, "alpha": plus.residual.alpha,
@@ -122,15 +121,3 @@ def hold_out(
         out.obsm[key] = pd.DataFrame(np.asarray(values, np.float32), index=out.obs_names, columns=types)
     out.uns["folds"] = pd.DataFrame(chosen)
     return out, models
-
-
-def _taken_apart(bulk: AnnData, reference: pd.DataFrame, test: np.ndarray) -> np.ndarray:
-    """Shares (S, C) of held-out slides from their own expression, genes weighed as the training slides say."""
-    from stpath_core.prototypes import shared_genes
-
-    shared = shared_genes(list(reference.columns), list(bulk.var_names))
-    rows = reference[shared].to_numpy(float)
-    rows = rows / rows.sum(1, keepdims=True)
-    counts = bulk.layers[keys.COUNTS][:, bulk.var_names.get_indexer(shared)]
-    caught = deconvolution.deconvolve(counts[~test].toarray(), rows).sensitivity
-    return deconvolution.deconvolve(counts[test].toarray(), rows, sensitivity=caught).shares

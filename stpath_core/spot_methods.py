@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stpath_core import deconvolution, keys
 from stpath_core import expression as ex
+from stpath_core import keys
+from stpath_core.expression_folds import Fold, take_apart
 from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import expression_networks as networks
 from stpath_core.models import residual
@@ -31,21 +32,7 @@ FREE = Regularisers(weights=0.0, prototypes=0.0)
 FAR = 5.0  # SD, where a feature is cut: a fold of tissue is not a hundred times a feature
 
 
-@dataclass(frozen=True)
-class SpotFold:
-    """train, test : spots of other patients. columns (g,) of the panel in the table. profiles (C, g) per 10,000, as
-    spots catch them; types : their names; absent : panel genes that the reference lacks, where all types are alike."""
-
-    train: SpotTable
-    test: SpotTable
-    columns: np.ndarray
-    profiles: np.ndarray
-    types: list[str]
-    absent: list[str]
-
-    def inner(self, held_out: np.ndarray) -> SpotFold:
-        """A fold inside this one: the held-out rows of `train` as its test side. Panel and prototypes stay."""
-        return replace(self, train=self.train.rows(~held_out), test=self.train.rows(held_out))
+SpotFold = Fold[SpotTable]
 
 
 def make_fold(adata: AnnData, profiles: pd.DataFrame, test: np.ndarray, *, n_genes: int = ex.PANEL) -> SpotFold:
@@ -54,16 +41,11 @@ def make_fold(adata: AnnData, profiles: pd.DataFrame, test: np.ndarray, *, n_gen
     ex.audit_patients(patient[~test], patient[test])
     counts = adata.layers[keys.COUNTS].tocsr()
     columns = ex.panel(counts, ~test, n_genes)
-    shared = [g for g in profiles.columns if g in adata.var_names]
-    rows = profiles[shared].to_numpy(float)
-    rows = rows / rows.sum(1, keepdims=True)
-    of_shared = adata.var_names.get_indexer(shared)
-    found = deconvolution.deconvolve(counts[~test][:, of_shared].toarray(), rows)
-    names = adata.var_names[columns]
-    mean = np.asarray(counts[~test].sum(0)).ravel()[columns]
-    caught, absent = _as_caught(rows * found.sensitivity, shared, names, mean / counts[~test].sum() * PER)
-    shares = np.zeros((adata.n_obs, len(rows)), np.float32)
-    shares[~test] = found.shares
+    level = np.asarray(counts[~test].sum(0)).ravel()[columns] / counts[~test].sum() * PER
+    apart = take_apart(counts[~test], adata.var_names, profiles)
+    caught, absent = apart.at_level(adata.var_names[columns], level)
+    shares = np.zeros((adata.n_obs, len(caught)), np.float32)
+    shares[~test] = apart.found.shares
     whole = SpotTable(
         features=centred(adata.obsm["features"], section, scaled=True).clip(-FAR, FAR),
         density=centred(adata.obsm["density"], section, scaled=True),
@@ -73,18 +55,7 @@ def make_fold(adata: AnnData, profiles: pd.DataFrame, test: np.ndarray, *, n_gen
         section=section,
         shares=shares,
     )
-    return SpotFold(whole.rows(~test), whole.rows(test), columns, caught, list(profiles.index), absent)
-
-
-def _as_caught(rows: np.ndarray, shared: list[str], names: pd.Index, level: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Profiles of the panel (C, g), scaled so that their mean has the level of the training spots."""
-    place = {g: i for i, g in enumerate(shared)}
-    absent = [g for g in names if g not in place]
-    out = np.repeat(level[None], len(rows), axis=0)
-    there = [k for k, g in enumerate(names) if g in place]
-    out[:, there] = rows[:, [place[names[k]] for k in there]]
-    out[:, there] *= level[there] / np.maximum(out[:, there].mean(0), 1e-12)
-    return np.maximum(out, 1e-6), absent
+    return Fold(whole.rows(~test), whole.rows(test), columns, caught, list(profiles.index), absent)
 
 
 def mean(fold: SpotFold) -> np.ndarray:

@@ -222,3 +222,10 @@ def test_sections_of_her2st_with_images_open_with_their_features(real_data, tmp_
     assert (adata.obs["mpp"] > spot_cohorts.LOW_RESOLUTION).groupby(adata.obs.section).all().to_dict() == {
         "A1": True, "C2": False,
     }  # fmt: skip
+
+
+def test_a_reference_of_other_names_is_refused(rng):
+    adata = cohort(rng)
+    other = adata.uns["profiles"].rename(columns=lambda gene: f"ENSG{gene.removeprefix('GENE'):0>11}")
+    with pytest.raises(InputError, match="0 of 60 genes are in the reference"):
+        spot_methods.make_fold(adata, other, (adata.obs.patient == "p0").to_numpy())
