@@ -228,4 +228,4 @@ def test_a_reference_of_other_names_is_refused(rng):
     adata = cohort(rng)
     other = adata.uns["profiles"].rename(columns=lambda gene: f"ENSG{gene.removeprefix('GENE'):0>11}")
     with pytest.raises(InputError, match="0 of 60 genes are in the reference"):
-        spot_methods.make_fold(adata, other, (adata.obs.patient == "p0").to_numpy())
+        spot_methods.make_fold(adata, other, (adata.obs.patient == "p0").to_numpy(), n_genes=20)
