@@ -26,16 +26,22 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_selector = "div.highlight:not(.no-copy) pre"
 
+smartquotes = False
+add_module_names = False
+toc_object_entries = False
 html_theme = "sphinx_book_theme"
 html_title = "stpath"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_js_files = ["book.js"]
 html_copy_source = False
 html_show_sourcelink = False
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
 html_theme_options = {
+    "navbar_persistent": [],  # search stands in the sidebar and in the head of a narrow page
     "use_download_button": False,  # each notebook names its own downloads
     "use_fullscreen_button": False,
+    "search_bar_text": "Search",
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "home_page_in_toc": True,

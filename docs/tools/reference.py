@@ -132,7 +132,7 @@ def constants(tree: ast.Module) -> str:
     for node in tree.body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         for target in targets:
-            if isinstance(target, ast.Name) and target.id.isupper() and isinstance(node.value, ast.Constant):
+            if isinstance(target, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", target.id) and isinstance(node.value, ast.Constant):
                 rows.append(f"- `{target.id} = {ast.unparse(node.value)}`")
     return "\n".join(["**Constants**", "", *rows, ""]) if rows else ""
 
@@ -187,12 +187,13 @@ def raised(node: ast.FunctionDef) -> str:
     """The errors that a function itself raises, with the beginning of their messages."""
     said: dict[str, str] = {}
     rows = []
-    for child in ast.walk(node):
+    nodes = (child for child in ast.walk(node) if isinstance(child, ast.Assign | ast.AugAssign | ast.Raise))
+    for child in sorted(nodes, key=lambda one: one.lineno):
         if isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name):
             said[child.targets[0].id] = words_of(child.value)
-    for child in ast.walk(node):
-        if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call):
+        elif isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call):
             given = child.exc.args[0] if child.exc.args else None
+            given = given.left if isinstance(given, ast.BinOp) else given
             text = said.get(given.id, "") if isinstance(given, ast.Name) else words_of(given) if given else ""
             rows.append(f"- `{ast.unparse(child.exc.func)}`" + (f": {text}" if text else ""))
     return "\n".join(["**Errors**", "", *dict.fromkeys(rows), ""]) if rows else ""
