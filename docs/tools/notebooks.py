@@ -128,7 +128,9 @@ def contents(names: list[str]) -> str:
         for name in members:
             header = stages.find_notebook(name).header
             goals = "; ".join(header.get("goals") or ())
-            lines.append(f"- [{header.get('title')}]({name}.ipynb): {goals} ({' '.join(str(header.get('time')).split()[:2])}).")
+            lines.append(
+                f"- [{header.get('title')}]({name}.ipynb): {goals} ({' '.join(str(header.get('time')).split()[:2])})."
+            )
         lines.append("")
     return "\n".join(lines)
 

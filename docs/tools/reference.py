@@ -26,9 +26,7 @@ MESSAGE = 160  # characters of an error's message
 
 def rooms() -> list[Path]:
     """Every module of the library that a reader may import."""
-    return sorted(
-        path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") or path.name == "__init__.py"
-    )
+    return sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") or path.name == "__init__.py")
 
 
 def dotted(path: Path) -> str:
@@ -132,7 +130,11 @@ def constants(tree: ast.Module) -> str:
     for node in tree.body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         for target in targets:
-            if isinstance(target, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", target.id) and isinstance(node.value, ast.Constant):
+            if (
+                isinstance(target, ast.Name)
+                and re.fullmatch("[A-Z][A-Z0-9_]*", target.id)
+                and isinstance(node.value, ast.Constant)
+            ):
                 rows.append(f"- `{target.id} = {ast.unparse(node.value)}`")
     return "\n".join(["**Constants**", "", *rows, ""]) if rows else ""
 
@@ -224,7 +226,12 @@ def used_in(used: Sequence[Use]) -> list[str]:
     best = min(used, key=lambda use: (not use.copied, len(use.code)))
     lines = [f"**In the notebooks:** {'; '.join(links)}{more}.", ""]
     if len(best.code) < 700:
-        lines += [f"```{{code-block}} python\n:caption: as notebook {best.notebook[:2]} uses it\n", best.code, "```", ""]
+        lines += [
+            f"```{{code-block}} python\n:caption: as notebook {best.notebook[:2]} uses it\n",
+            best.code,
+            "```",
+            "",
+        ]
     return lines
 
 
@@ -232,5 +239,3 @@ def anchor(heading: str) -> str:
     """The anchor that MyST gives a heading, as GitHub does."""
     text = re.sub(r"[*`]", "", heading).strip().lower()
     return "#" + re.sub(r"[^\w\- ]", "", text).replace(" ", "-") if heading else ""
-
-

@@ -16,7 +16,12 @@ PROFILES = ("smoke", "cpu", "gpu")
 def write(folder: Path) -> None:
     """Write all of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"keys": keys(), "parameters": parameters(), "datasets": datasets(), "commands": commands()}.items():
+    for name, text in {
+        "keys": keys(),
+        "parameters": parameters(),
+        "datasets": datasets(),
+        "commands": commands(),
+    }.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
@@ -77,7 +82,11 @@ def datasets() -> str:
             "Use": entry.note,
         }
         lines += [f"## {entry.name}", "", literal(entry.title), ""]
-        lines += [f"- **{label}:** {value if label == 'Licence' else literal(value)}" for label, value in told.items() if value]
+        lines += [
+            f"- **{label}:** {value if label == 'Licence' else literal(value)}"
+            for label, value in told.items()
+            if value
+        ]
         lines += [f"- **File:** `{file.url}` ({'verified' if file.verified else 'unverified'})" for file in entry.files]
         lines.append("")
     return "\n".join(lines)
@@ -97,5 +106,3 @@ def help_of(parser: argparse.ArgumentParser) -> str:
     """Its help at a fixed width, whatever the terminal."""
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
     return parser.format_help().rstrip()
-
-
