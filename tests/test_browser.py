@@ -22,7 +22,15 @@ from conftest import ROOT
 from stpath_core import pairing
 
 CHROMIUM = shutil.which("chromium")
-WORDS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+WORDS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LESSON = "01_bring_your_own_data"  # seconds at smoke, needs no other
 

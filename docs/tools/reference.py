@@ -84,8 +84,9 @@ def write(folder: Path, uses: Mapping[str, Sequence[Use]]) -> None:
 
 def contents(by_group: Mapping[str, Sequence[str]]) -> str:
     """The page that lists all rooms with what each is for."""
-    lines = ["# Functions, by room", "", "`from stpath_core import labels` opens a room. Nothing heavy is imported before it is",
-             "used. Units stand in the names: `_um` micrometres, `_px` pixels, `mpp` micrometres per pixel.", ""]  # fmt: skip
+    said = "`from stpath_core import labels` opens a room. Nothing heavy is imported before it is used. "
+    said += "Units stand in the names: `_um` micrometres, `_px` pixels, `mpp` micrometres per pixel."
+    lines = ["# Functions, by room", "", said, ""]
     for group in sorted(by_group):
         names = by_group[group]
         lines += [f"## {GROUPS.get(group, group)}", "", "```{toctree}", ":hidden:", "", *names, "```", ""]
@@ -125,17 +126,15 @@ def how_to_import(name: str) -> str:
 
 
 def constants(tree: ast.Module) -> str:
-    """Public constants of simple values, one line each."""
-    rows = []
-    for node in tree.body:
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        for target in targets:
-            if (
-                isinstance(target, ast.Name)
-                and re.fullmatch("[A-Z][A-Z0-9_]*", target.id)
-                and isinstance(node.value, ast.Constant)
-            ):
-                rows.append(f"- `{target.id} = {ast.unparse(node.value)}`")
+    """Public constants of simple, short values, one line each."""
+    named = [
+        (target.id, ast.unparse(node.value))
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant)
+        for target in ([node.target] if isinstance(node, ast.AnnAssign) else node.targets)
+        if isinstance(target, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", target.id)
+    ]
+    rows = [f"- `{name} = {value}`" for name, value in named if len(value) < 80 and not set("`\\") & set(value)]
     return "\n".join(["**Constants**", "", *rows, ""]) if rows else ""
 
 

@@ -28,8 +28,9 @@ def write(folder: Path) -> None:
 def keys() -> str:
     """The slots of AnnData and SpatialData, from keys.py and its comments."""
     source = (stages.home() / "stpath_core" / "keys.py").read_text(encoding="utf-8")
-    lines = ["# Keys of AnnData and SpatialData", "", "`from stpath_core import keys` names the slots that stpath reads and writes:",
-             '`adata.obs[keys.PATIENT]` is `adata.obs["patient"]`.', ""]  # fmt: skip
+    said = "`from stpath_core import keys` names the slots that stpath reads and writes: "
+    said += '`adata.obs[keys.PATIENT]` is `adata.obs["patient"]`.'
+    lines = ["# Keys of AnnData and SpatialData", "", said, ""]
     for line in source.splitlines():
         if match := re.match(r"# (.+)", line):
             lines += ["", f"## {match[1]}", "", "| name | value | meaning |", "|---|---|---|"]
@@ -44,12 +45,13 @@ def keys() -> str:
 
 def parameters() -> str:
     """What every notebook can be asked, from its parameters cell and the profiles."""
-    lines = ["# Parameters of every notebook", "", "`.venv/bin/stpath run 11 -p steps=200` changes one. What is given wins over the",
-             "profile, the profile over the default; a dash: the profile says nothing.", ""]  # fmt: skip
+    said = "`.venv/bin/stpath run 11 -p steps=200` changes one. What is given wins over the profile, the profile over "
+    lines = ["# Parameters of every notebook", "", said + "the default; a dash: the profile says nothing.", ""]
     for name in stages.notebook_names():
         notebook = stages.find_notebook(name)
         decided = {p: stages.profile_values(notebook, p) for p in PROFILES if (params() / f"{p}.yaml").is_file()}
-        lines += [f"## {name.replace('_', ' ')}", "", f"The notebook: [{notebook.header.get('title')}](../notebooks/{name}.ipynb).", "",
+        link = f"The notebook: [{notebook.header.get('title')}](../notebooks/{name}.ipynb)."
+        lines += [f"## {name.replace('_', ' ')}", "", link, "",
                   f"| name | type | default | {' | '.join(decided)} | meaning, unit |",
                   "|---|---|---|" + "---|" * len(decided) + "---|"]  # fmt: skip
         for one in notebook.parameters.values():
@@ -67,8 +69,9 @@ def params() -> Path:
 
 def datasets() -> str:
     """The public data sets of the registry, with licences."""
-    lines = ["# Data sets", "", "`.venv/bin/stpath data list` shows these, `data get NAME` fetches what may be fetched. Addresses",
-             "marked unverified have never been tried by us; read [about the data](../data.md) before you rely on one.", ""]  # fmt: skip
+    said = "`.venv/bin/stpath data list` shows these, `data get NAME` fetches what may be fetched. Addresses marked "
+    said += "unverified have never been tried by us; read [about the data](../data.md) before you rely on one."
+    lines = ["# Data sets", "", said, ""]
     for entry in registry().values():
         told = {
             "Licence": entry.licence + (" **Not for commercial use.**" if entry.non_commercial else ""),
