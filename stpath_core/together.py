@@ -6,159 +6,31 @@ the head have all been trained without them: `audit` refuses everybody else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from stpath_core import expression as ex
-from stpath_core import keys, predict, spot_methods
 from stpath_core.errors import InputError
 from stpath_core.losses import gene_pearson_loss
 from stpath_core.models import expression_networks as networks
 from stpath_core.models.cpnn import CPNN, Regularisers, divergence
 from stpath_core.spot_methods import FAR, SpotFold, Training, cpnn_answer
-from stpath_core.spots import WHITE, centred, cut_patches
+from stpath_core.spot_nuclei import one_torch_thread
+from stpath_core.spots import centred
 from stpath_core.tissue.cell_types import SUPER_CLASSES, SUPER_OF
 from stpath_core.tissue.dissociated import MAJOR_TYPES
 from stpath_core.tissue.parallel import each
-from stpath_core.tissue.spot_sections import spot_image
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
 CLASS_OF = {major: SUPER_OF[fine] for fine, major in MAJOR_TYPES.items()}  # type of the reference -> class of Part 1
-LOOK_MPP = 1.0  # um per px of the pictures in which nuclei are counted: spots' counts are as good as at 0.5 um
-CLOSE_MPP = 0.5  # of the close-up that is shown
-TILES = {"tile_px": 512, "margin_px": 32}  # small ones stay in the processor's cache: a third less time
-ARMS = ("deconvolution", "nuclei", "both")
-ENCODERS = ("statistics", "nuclei", "contrastive", "random")
-
-
-# Nuclei under spots
-
-
-@dataclass(frozen=True)
-class SpotNuclei:
-    """counts (S, 4) typed nuclei of each spot, in the order of SUPER_CLASSES. features (S, F + 1): the mean of the
-    network's features over them, and the logarithm of their number."""
-
-    counts: np.ndarray
-    features: np.ndarray
-
-
-@dataclass(frozen=True)
-class CloseUp:
-    """A piece of H&E with its nuclei: image (H, W, 3) at `mpp`, instances (H, W), types (n,), corner_um x, y."""
-
-    image: np.ndarray
-    mpp: float
-    instances: np.ndarray
-    types: np.ndarray
-    corner_um: np.ndarray
-
-
-def mosaic(patches: np.ndarray) -> np.ndarray:
-    """Patches (n, P, P, 3) row by row in one picture, as square as it goes; glass where none is left.
-
-    So the network sees all spots of a section at once: stain and types are relative to a picture.
-    """
-    n, size = patches.shape[:2]
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    sheet = np.full((rows * columns, *patches.shape[1:]), WHITE, np.uint8)
-    sheet[:n] = patches
-    sheet = sheet.reshape(rows, columns, size, size, 3).swapaxes(1, 2)  # (rows, P, columns, P, 3)
-    return np.ascontiguousarray(sheet.reshape(rows * size, columns * size, 3))
-
-
-def spot_of(xy_px: np.ndarray, n: int, *, patch_px: int) -> np.ndarray:
-    """(N,) number of the spot in whose disc each point (N, 2; x, y) of a mosaic of n patches lies; -1: in none."""
-    columns = int(np.ceil(np.sqrt(n)))
-    column, row = (xy_px // patch_px).astype(int).T
-    spot = row * columns + column
-    away = np.hypot(*(xy_px - (np.stack([column, row], 1) + 0.5) * patch_px).T)
-    return np.where((away <= patch_px / 2) & (spot < n), spot, -1)
-
-
-def per_spot(spot: np.ndarray, types: np.ndarray, features: np.ndarray, n: int) -> SpotNuclei:
-    """Count and describe: spot (N,) of each nucleus, -1 none; types (N,) class index, -1 unknown; features (N, F).
-
-    A spot without a nucleus has the mean features of the others.
-    """
-    counts = np.zeros((n, len(SUPER_CLASSES)), int)
-    known = (spot >= 0) & (types >= 0)
-    np.add.at(counts, (spot[known], types[known]), 1)
-    total, found = np.zeros((n, features.shape[1])), np.bincount(spot[spot >= 0], minlength=n)[:, None]
-    np.add.at(total, spot[spot >= 0], features[spot >= 0])
-    mean = np.where(found > 0, total / np.maximum(found, 1), total.sum(0) / max(int(found.sum()), 1))
-    return SpotNuclei(counts, np.hstack([mean, np.log1p(found)]).astype(np.float32))
-
-
-def look(
-    spots: AnnData, *, checkpoint: str | Path, look_um: float, close_um: float = 300.0, device: str = "cpu"
-) -> tuple[SpotNuclei, CloseUp | None]:
-    """Nuclei of one section's spots, within `look_um` of H&E around the middle of each, found in pictures grown again.
-
-    A close-up of `close_um` around the spot numbered uns["close_up"], where there is one.
-    """
-    network = predict.load(checkpoint, device=device)
-    name, centres_um = str(spots.obs[keys.SECTION].iloc[0]), np.asarray(spots.obsm[keys.SPATIAL])
-    size = round(look_um / LOOK_MPP)
-    sheet = mosaic(cut_patches(spot_image(spots, name, mpp=LOOK_MPP), centres_um / LOOK_MPP, patch_px=size))
-    found = predict.predict_image(network, sheet, LOOK_MPP, average_views=False, **TILES)
-    spot = spot_of(found.centroids_px, len(centres_um), patch_px=size)
-    under = per_spot(spot, found.type_probs.argmax(1), found.features, len(centres_um))
-    if "close_up" not in spots.uns:
-        return under, None
-    image = spot_image(spots, name, mpp=CLOSE_MPP)
-    span = np.minimum(round(close_um / CLOSE_MPP), image.shape[1::-1])  # x, y
-    corner = np.round(centres_um[int(spots.uns["close_up"])] / CLOSE_MPP - span / 2).astype(int)
-    x, y = np.clip(corner, 0, np.array(image.shape[1::-1]) - span)
-    piece = np.ascontiguousarray(image[y : y + span[1], x : x + span[0]])
-    near = predict.predict_image(network, piece, CLOSE_MPP, average_views=False)
-    whole = np.concatenate([near.features, found.features])  # typed beside the section's other nuclei
-    types = predict.type_probabilities(network.type_head, whole)[: len(near.features)].argmax(1)
-    return under, CloseUp(piece, CLOSE_MPP, near.instances, types, np.array([x, y]) * CLOSE_MPP)
-
-
-def look_at_all(
-    cohort: AnnData, *, checkpoint: str | Path, look_um: float, close_up: Mapping[str, int] | None = None,
-    workers: int = 1, progress: Callable[[Sequence], Sequence] = iter,
-) -> tuple[SpotNuclei, dict[str, CloseUp]]:  # fmt: skip
-    """The same of a whole virtual cohort, in its order. close_up : section -> number of the spot in the middle of it.
-
-    Images are standardised one by one and no expression is seen, so a section does not depend on the others.
-    """
-    section = cohort.obs[keys.SECTION].astype(str).to_numpy()
-    names = list(dict.fromkeys(section))
-    jobs = []
-    for name in names:
-        job = cohort[section == name, :0].copy()
-        job.uns |= {"close_up": close_up[name]} if name in (close_up or {}) else {}
-        jobs.append(job)
-    made = each(partial(_look_alone, checkpoint=checkpoint, look_um=look_um), jobs, workers=workers)
-    parts = dict(zip(progress(names), made, strict=True))
-    out = [np.zeros((len(section), v.shape[1]), v.dtype) for v in vars(parts[names[0]][0]).values()]
-    for name, (under, _) in parts.items():
-        for whole, values in zip(out, vars(under).values(), strict=True):
-            whole[section == name] = values
-    return SpotNuclei(*out), {name: close for name, (_, close) in parts.items() if close is not None}
-
-
-def _look_alone(spots: AnnData, **how) -> tuple[SpotNuclei, CloseUp | None]:
-    """`look` on one thread: several processes that each start several threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return look(spots, **how)
-    finally:
-        torch.set_num_threads(threads)
 
 
 # From nuclei to a composition
@@ -289,7 +161,7 @@ def run_fold(
     An encoder that has not seen anybody's spots names every patient with the same array, and trains one head.
     """
     how = {"steps": training.steps, "widths": training.widths, "seed": training.seed, "device": training.device}
-    out = {f"tied_{arm}": cpnn_answer(train_tied(fold, tied, **how), fold.test) for arm, tied in told.items()}
+    out = {arm: cpnn_answer(train_tied(fold, tied, **how), fold.test) for arm, tied in told.items()}
     patient = fold.test.patient
     for name, by_patient in encoders.items():
         w = np.full((len(patient), len(fold.types)), np.nan, np.float32)
@@ -304,38 +176,58 @@ def run_fold(
     return out
 
 
+def run_folds(
+    jobs: Sequence[tuple[SpotFold, np.ndarray, Mapping, Mapping]], training: Training, *, workers: int = 1
+) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """`run_fold` of each (fold, test, told, encoders), in order; small networks gain by processes, not by threads."""
+    return each(partial(_fold_alone, training=training), jobs, workers=workers)
+
+
+def _fold_alone(job: tuple, *, training: Training) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    with one_torch_thread():
+        return run_fold(*job, training)
+
+
 def ties_of_part2(fold: SpotFold) -> list[Tie]:
     """Deconvolved shares of every type: what ties CPNN in Part 2."""
     return [Tie(fold.train.shares, np.eye(len(fold.types), dtype=np.float32))]
 
 
 def audit(
-    held_out: Sequence[str], trained_on: Mapping[str, Mapping[str, Sequence[str]]]
+    asked: Mapping[str, str], trained_on: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> tuple[list[str], pd.DataFrame]:
-    """Which of the patients no part has met, and a row per patient and part: on how many it was trained, and whether
-    the patient was among them.
+    """The patients whom no part has met, and a row per patient and part: how many people trained it, was this one among
+    them.
 
-    trained_on : part -> held-out patient -> patients it was trained on for them. `expression.audit_patients` judges.
+    asked : patient -> the person. trained_on : part -> patient -> the people it was trained on before it is asked about
+    that patient. `expression.audit_patients` judges each. InputError where nobody is left.
     """
     import pandas as pd
 
-    rows, clean = [], []
-    for who in held_out:
-        met = []
+    rows = []
+    for who, one in asked.items():
         for part, of in trained_on.items():
             try:
-                ex.audit_patients(of[who], [who])
-                met.append(False)
+                ex.audit_patients(of[who], [one])
+                met = False
             except InputError:
-                met.append(True)
-            rows.append((who, part, len(set(of[who])), met[-1]))
-        clean += [] if any(met) else [who]
-    if not clean:
-        message = (
-            f"every one of the patients {', '.join(held_out)} has trained some part; there is nobody left to ask: "
-        )
-        raise InputError(message + "pass -p network_seed with another seed, whose tissue is of other people")
-    return clean, pd.DataFrame(rows, columns=["patient", "part", "trained on", "among them"])
+                met = True
+            rows.append((who, part, len(set(of[who])), met))
+    table = pd.DataFrame(rows, columns=["patient", "part", "trained on", "among them"])
+    known = set(table.loc[table["among them"], "patient"])
+    if known == set(asked):
+        message = f"each of the patients {', '.join(asked)} has trained some part; nobody is left to be asked: pass "
+        raise InputError(message + "-p network_seed with another seed, whose tissue is of other people")
+    return [who for who in asked if who not in known], table
+
+
+def people(cohort: AnnData) -> dict[str, str]:
+    """Patient of a virtual cohort of spots -> the person, named as Part 1 names people: "p0" of the breast: "breast-0".
+
+    Two assays give one person two names. Compared as they are, no auditor would notice.
+    """
+    recipes = cohort.uns["recipe"]["sections"].values()
+    return {f"p{int(r['patient'])}": f"{r['organ']}-{int(r['patient'])}" for r in recipes}
 
 
 def same_spots(names: Sequence[str], others: Sequence[str]) -> np.ndarray:
