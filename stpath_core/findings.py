@@ -65,7 +65,11 @@ def known_numbers(
     """
     import pandas as pd
 
-    metrics = {**read_json(Path(runs) / "latest" / "metrics.json"), **(own or {})}
+    latest = read_json(Path(runs) / "latest" / "metrics.json")
+    kept = {
+        key: value for key, value in latest.items() if key.removesuffix(".lo").removesuffix(".hi") not in (own or {})
+    }
+    metrics = kept | dict(own or {})
     found = {}
     for path in sorted(Path(results).glob("*.csv")):
         table = pd.read_csv(path)

@@ -67,7 +67,7 @@ class Joined:
                 empty = np.full((self.out.n_obs, len(self.types)), np.nan, np.float32)
                 self.weights[arm] = pd.DataFrame(empty, index=self.out.obs_names, columns=self.types)
                 self.out.layers[arm] = np.full(self.out.shape, np.nan, np.float32)
-            self.weights[arm].loc[test] = w
+            self.weights[arm].loc[test] = np.asarray(w, np.float32)
             self.out.layers[arm][np.ix_(test, column)] = y
 
     def table(self, patients: Sequence[str]) -> AnnData:
