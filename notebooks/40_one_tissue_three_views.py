@@ -203,7 +203,8 @@ label = "Pearson with the planted share, median of 4 classes"
 run.figure("composition", plot.method_scores(shares.reset_index(), points=dots, label=label))
 for arm, row in shares.iterrows():
     report(f"together.composition_pearson.{arm}", row["mean"], row.lo, row.hi)
-rivals = [("nuclei", "deconvolution"), ("both", "deconvolution"), ("nuclei", "nuclei_shuffled"), ("counted", "told")]
+rivals = [(arm, "deconvolution") for arm in ("nuclei", "both", "encoder_nuclei", "encoder_contrastive")]
+rivals += [("nuclei", "nuclei_shuffled"), ("counted", "told"), ("counted", "both")]
 margin, _ = together_tables.gains(of_patient, rivals, n=draws, seed=seed)
 display(margin.round(3))
 for arm in ("nuclei", "both"):
@@ -250,7 +251,9 @@ rivals += [("encoder_contrastive", "encoder_random")]
 margin, dots = together_tables.gains(by_patient, rivals, n=draws, seed=seed)
 display(margin.round(4))
 bars = margin.rename_axis("method").reset_index()
-run.figure("gains", plot.method_scores(bars, points=dots, label="difference in Spearman, same patients"))
+ax = plot.method_scores(bars, points=dots, label="difference in Spearman, same patients")
+ax.locator_params(axis="x", nbins=5)
+run.figure("gains", ax)
 for arm in ("nuclei", "both"):
     report(f"together.spot_gain.{arm}", *margin.loc[f"{arm} over deconvolution", ["mean", "lo", "hi"]])
 for arm in ("nuclei", "contrastive", "random"):
