@@ -128,6 +128,30 @@ def gains(
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(Difference._fields)), dots
 
 
+def paired_claims(folder: str | Path, *, n: int = 1000, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Claim of Part 2 -> how much CPNN exceeds its rival on the same patients, with the interval of the difference.
+
+    folder : of notebook 21's outputs. On spots against the network without prototypes; on slides without the patients'
+    factors against ridge, and against random prototypes. Two overlapping intervals would hide what a pair shows.
+    """
+    import anndata
+
+    folder = Path(folder)
+    spots = anndata.read_h5ad(folder / "spots.h5ad")
+    pair = {m: spots.layers[m] for m in ("cpnn", "no_prototype")}
+    scored = ex.score_spots(
+        spots.layers[et.TARGET], pair, patient=spots.obs[keys.PATIENT], section=spots.obs["section"]
+    )
+    out = {"prototypes_on_spots": scored.difference("cpnn", "no_prototype", n=n, seed=seed)[:3]}
+    slides = anndata.read_h5ad(folder / "slides_no_batch.h5ad")
+    for name in list(slides.layers):
+        if name not in (et.TARGET, "cpnn", "ridge", "cpnn_scratch"):
+            del slides.layers[name]
+    scored = et.slide_scores(slides, n=n, seed=seed)
+    rivals = {"prototypes_on_slides": "ridge", "random_prototypes": "cpnn_scratch"}
+    return out | {claim: tuple(scored.difference("cpnn", rival)) for claim, rival in rivals.items()}
+
+
 def read_encoders(
     folder: str | Path, names: Sequence[str], others: Sequence[str], arms: Mapping[str, str], patients: Sequence[str]
 ) -> dict[str, dict[str, np.ndarray]]:
