@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LOOK_MPP = 1.0  # um per px of the pictures in which nuclei are counted: spots' counts are as good as at 0.5 um
-CLOSE_MPP = 0.6  # of the close-up that is shown
+CLOSE_MPP = 0.5  # of the close-up that is shown
 TILES = {"tile_px": 512, "margin_px": 32}  # small ones stay in the processor's cache: a third less time
 
 
