@@ -291,3 +291,19 @@ def test_seconds_of_the_join_are_those_of_notebook_40(tmp_path):
     manifest.write_json(tmp_path / "r" / "manifest.json", run)
     manifest.write_json(tmp_path / "r" / "metrics.json", {"together.spot_scc.both": 0.1})
     assert latest.merge(tmp_path)["together.seconds"] == 51.0
+
+
+def test_leads_of_part_2_are_differences_on_the_same_patients(tmp_path):
+    rng = np.random.default_rng(4)
+    patient = np.repeat([f"p{k}" for k in range(4)], 25)
+    table = AnnData(np.zeros((100, 6), np.float32))
+    table.obs = pd.DataFrame({"patient": patient, "section": patient, "fold": 0}, index=table.obs_names)
+    truth, noise = (rng.normal(size=(100, 6)).astype(np.float32) for _ in range(2))
+    names = {"target": truth, "cpnn": truth + noise, "no_prototype": -truth, "ridge": truth + noise, "mean": noise}
+    table.layers.update(names | {"cpnn_scratch": noise})
+    for name in ("spots", "slides_no_batch"):
+        table.write_h5ad(tmp_path / f"{name}.h5ad")
+    leads = together_tables.paired_claims(tmp_path, n=50)
+    assert leads["prototypes_on_spots"][1] > 1  # lo: opposite signs
+    assert leads["prototypes_on_slides"] == pytest.approx((0, 0, 0))  # the same predictions
+    assert leads["random_prototypes"][1] > 0.3  # lo: half signal against none
