@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LEAST_GENES = 100  # in common with the reference; half of a smaller panel
 LEAST = 1e-6  # of a profile, per 10,000: its logarithm is finite
+
+Solve = Callable[[np.ndarray, np.ndarray], deconvolution.Shares]  # counts (n, G), profiles (C, G)
 
 
 class Rows(Protocol):
@@ -57,7 +59,7 @@ class TakenApart:
     def shares_of(self, counts: csr_matrix, names: pd.Index) -> np.ndarray:
         """Shares (m, C) of other rows (m, G) by their own expression, genes caught as in the training rows."""
         seen = counts[:, names.get_indexer(self.genes)].toarray()
-        return deconvolution.deconvolve(seen, self.profiles, sensitivity=self.found.sensitivity).shares
+        return self.found.of(seen, self.profiles)
 
     def at_level(
         self, panel: Sequence[str], level: np.ndarray, mixture: np.ndarray | None = None
@@ -73,12 +75,16 @@ class TakenApart:
         return np.maximum(out, LEAST), [gene for gene in panel if gene not in place]
 
 
-def take_apart(counts: csr_matrix, names: pd.Index, reference: pd.DataFrame) -> TakenApart:
+def take_apart(
+    counts: csr_matrix, names: pd.Index, reference: pd.DataFrame, *, solve: Solve = deconvolution.deconvolve
+) -> TakenApart:
     """Deconvolve training rows: counts (n, G) raw of genes `names`, reference (C, its genes) expected counts.
 
+    solve : `deconvolution.deconvolve` for spots, whose rows share their patients; for bulk, where each row is another
+    person, `bulk_deconvolution.deconvolve_bulk`.
     Raises InputError, with examples, where the two name too few genes alike.
     """
     genes = shared_genes(list(reference.columns), list(names), least=min(LEAST_GENES, len(names) // 2))
     rows = reference[genes].to_numpy(float)
     rows = rows / rows.sum(1, keepdims=True)
-    return TakenApart(genes, rows, deconvolution.deconvolve(counts[:, names.get_indexer(genes)].toarray(), rows))
+    return TakenApart(genes, rows, solve(counts[:, names.get_indexer(genes)].toarray(), rows))

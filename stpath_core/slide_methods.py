@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from stpath_core import expression as ex
 from stpath_core import keys
+from stpath_core.bulk_deconvolution import deconvolve_bulk
 from stpath_core.errors import InputError
 from stpath_core.expression_folds import Fold, take_apart
 from stpath_core.features import feature_names
@@ -96,7 +97,7 @@ def make_fold(
         )
     columns = ex.panel(counts, train, n_genes)
     names, level = bulk.var_names[columns], np.asarray(counts[train].sum(0)).ravel() / counts[train].sum() * PER
-    apart = take_apart(counts[train], bulk.var_names, profiles)
+    apart = take_apart(counts[train], bulk.var_names, profiles, solve=deconvolve_bulk)
     caught, absent = apart.at_level(names, level[columns], apart.found.shares.mean(0))
     shares = np.zeros((len(bags), len(caught)), np.float32)
     shares[train] = apart.found.shares

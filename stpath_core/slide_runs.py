@@ -10,6 +10,7 @@ import torch
 
 from stpath_core import expression as ex
 from stpath_core import keys, slide_methods
+from stpath_core.bulk_deconvolution import deconvolve_bulk
 from stpath_core.expression_folds import take_apart
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, random_profiles
@@ -99,7 +100,7 @@ def hold_out(
         for name, values in kept.items():
             layers.setdefault(name, np.full(bulk.shape, np.nan, np.float32))[np.ix_(test, fold.columns)] = values
         shares[WEIGHTS][test] = weights
-        apart = take_apart(bulk.layers[keys.COUNTS][~test], bulk.var_names, reference)
+        apart = take_apart(bulk.layers[keys.COUNTS][~test], bulk.var_names, reference, solve=deconvolve_bulk)
         shares["deconvolved"][test] = apart.shares_of(bulk.layers[keys.COUNTS][test], bulk.var_names)
         fold_of[test] = number
         models.append(model)
