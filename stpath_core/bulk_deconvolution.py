@@ -69,7 +69,7 @@ def _maximise(
     counts: np.ndarray, profiles: np.ndarray, middle: np.ndarray, precision: np.ndarray,
     level: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
-    """Log shares (n, C), up to a constant per row, of highest posterior; and each gene's log sensitivity and log spread.
+    """Log shares (n, C), up to a constant per row, of highest posterior; each gene's log sensitivity and log spread.
 
     level : those of the genes where they are known. Where they are not, people's mixtures lie around `middle` on
     average, because a gene's sensitivity could else take the place of a type's mean share.
