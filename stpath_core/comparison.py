@@ -58,8 +58,14 @@ def collect(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         about = read_json(folder / "manifest.json")
         if "notebook" not in about or about.get("id") in runs:
             continue
+        kinds = {"parameters": dict, "expectations": list, "git": dict, "id": str}
+        if any(not isinstance(about.get(key, kind()), kind) for key, kind in kinds.items()):
+            msg = f"{folder / 'manifest.json'} is not as a run writes it: leave {folder.name} out, or run it again"
+            raise InputError(msg)
         metrics, name = read_json(folder / "metrics.json"), about.get("id", folder.name)
-        checks = {c["key"]: c["inside"] for c in about.get("expectations", [])}
+        checks = {
+            c["key"]: c.get("inside") for c in about.get("expectations", []) if isinstance(c, dict) and "key" in c
+        }
         for key, value in metrics.items():
             if not key.endswith((".lo", ".hi")):
                 bounds = (metrics.get(f"{key}.lo"), metrics.get(f"{key}.hi"))

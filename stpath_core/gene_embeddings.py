@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import reads
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS
 from stpath_core.spots import centred, neighbourhood_mean
@@ -240,6 +241,7 @@ def write_embeddings(path: str | Path, embeddings: Mapping[str, Mapping[str, np.
                 file[f"{who}/{name}"] = np.asarray(z, np.float32)
 
 
+@reads
 def read_embeddings(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """What `write_embeddings` kept: name -> held-out patient -> (n, k)."""
     import h5py

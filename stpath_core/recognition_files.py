@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 from stpath_core.errors import InputError
 from stpath_core.fit import pick_device
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import reads
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder
 from stpath_core.recognition import Settings
 
 SCHEMA = "stpath.contrastive/1"
 
 
+@reads
 def read_sides(path: str | Path, rows: np.ndarray | None = None) -> dict[str, dict[str, np.ndarray]]:
     """What stage 1 handed over: held-out patient -> name of the side -> z (n, k) of all spots, or of `rows`."""
     try:
