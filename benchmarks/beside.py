@@ -45,7 +45,7 @@ def race(
     The first call of each is not timed (compilation, caches) unless it takes longer than LONG. rounds : at most so
     many, as long as `budget` seconds last; two at least.
     """
-    result, first = _timed(ours)
+    result, _ = _timed(ours)
     rows, runs, once = [], {"ours": ours}, {}
     for peer, work in peers.items():
         row = {"subject": subject, "size": size, "peer": peer}
