@@ -15,7 +15,7 @@ from stpath_core.gene_encoding import EVAL_ROWS, _dense
 def pair(n: int, genes: int) -> tuple[np.ndarray, np.ndarray]:
     """Measured log1p counts, mostly ties, and predictions that follow them, (n, genes) float32 each."""
     rng = np.random.default_rng(0)
-    true = np.log1p(rng.poisson(rng.gamma(0.7, 2, genes), (n, genes))).astype(np.float32)
+    true = np.log1p(rng.poisson(0.3 + rng.gamma(0.7, 2, genes), (n, genes))).astype(np.float32)
     return true, (true + rng.normal(0, 1, true.shape)).astype(np.float32)
 
 
