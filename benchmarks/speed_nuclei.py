@@ -137,6 +137,8 @@ def main() -> None:
     for side in (9,) if smoke else (15, 30, 90):
         rows += scores(side)
         rows += vote(side)
+        if not smoke:
+            write("speed_nuclei", rows)
     for size in (128,) if smoke else (512, 1024, 2048):
         rows += watershed_share(size)
     if not smoke:
