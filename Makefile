@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed-$(shell cksum requirements.lock pyproject.toml 2>/d
 REUSE  := $(if $(filter 1,$(FRESH)),,--reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test lint real bench lab sync notebooks env clean
+.PHONY: help tutorial test lint real bench lab book sync notebooks env clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -51,6 +51,9 @@ $(PEERS)/.installed: benchmarks/requirements-peers.txt $(STAMP)
 
 lab: env ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+book: env ## the notebooks, how-to, concepts and reference as pages to read, in build/book/html
+	$(BIN)/python -m docs.tools.build
 
 sync: env ## bring each .ipynb up to its .py, by content; the .py wins
 	$(BIN)/stpath sync

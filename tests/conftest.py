@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,15 @@ def real_data() -> Path:
         pytest.skip("STPATH_REAL_DATA is not set")
     assert folder.is_dir(), f"STPATH_REAL_DATA={folder} does not exist"
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory) -> Path:
+    """The pages of the book, built once for all tests, cut off the network."""
+    target = tmp_path_factory.mktemp("book") / "book"
+    environment = {k: v for k, v in os.environ.items() if k not in ("STPATH_HOME", "STPATH_CACHE")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(NO_NETWORK), str(ROOT)])
+    words = [sys.executable, "-m", "docs.tools.build", str(target)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return target / "html"

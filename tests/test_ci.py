@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT
 
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-TARGETS = {"tutorial", "test", "lint", "real", "lab", "sync", "notebooks", "clean", "help"}
+TARGETS = {"tutorial", "test", "lint", "real", "lab", "book", "sync", "notebooks", "clean", "help"}
 
 
 def commands(job):
@@ -76,7 +76,7 @@ def test_ci_run_uses_the_real_data_beside_the_repository(clone, there):
     real = clone.parent / "shared" / "real"
     if there:
         real.mkdir(parents=True)
-    environment = {k: v for k, v in os.environ.items() if k != "STPATH_REAL_DATA"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("STPATH_REAL_DATA", "CI")}
     environment["PATH"] = f"{bin_folder}:{environment['PATH']}"
     done = subprocess.run(
         ["bash", str(clone / ".ci" / "run")], cwd="/", env=environment, capture_output=True, text=True, check=True
@@ -88,7 +88,7 @@ def test_ci_run_fails_when_the_tests_fail(clone):
     bin_folder = clone.parent / "bin"
     bin_folder.mkdir()
     script(bin_folder / "make", "exit 3")
-    environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "CI": ""}
     assert subprocess.run(["bash", str(clone / ".ci" / "run")], env=environment, check=False).returncode == 3
 
 
@@ -172,10 +172,29 @@ def test_clean_keeps_the_environment(clone):
     assert not (clone / "stpath_core" / "__pycache__").exists()
 
 
+@pytest.mark.parametrize(("ci", "uid", "called"), [("true", "0", True), ("", "0", False), ("true", "1000", False)])
+def test_ci_run_brings_a_browser_only_as_root_on_ci(clone, ci, uid, called):
+    bin_folder = clone.parent / "bin"
+    bin_folder.mkdir()
+    for name in ("dirname", "bash"):
+        (bin_folder / name).symlink_to(shutil.which(name))
+    script(bin_folder / "id", f"echo {uid}")
+    script(bin_folder / "apt-get", 'echo "apt-get $*" >&2')
+    script(bin_folder / "make", 'echo "make $*, browser ${STPATH_BROWSER:-as it is}"')
+    environment = {"PATH": str(bin_folder), "CI": ci}
+    words = [str(bin_folder / "bash"), str(clone / ".ci" / "run")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"make test, browser {'required' if called else 'as it is'}"
+    assert ("install --yes" in done.stderr) == called
+
+
 def test_no_system_package_manager_is_called():
+    """None in what a user calls; .ci/run calls one as root on CI alone (see above)."""
     managers = re.compile(r"\b(sudo|apt|apt-get|dnf|yum|brew|pacman|conda|snap)\b")
-    for name in ("Makefile", ".ci/run", ".github/workflows/ci.yml"):
+    for name in ("Makefile", ".github/workflows/ci.yml"):
         assert not managers.search((ROOT / name).read_text()), name
+    guarded = re.sub(r'^if \[ "\$\{CI:-\}" = true \].*?^fi$', "", (ROOT / ".ci" / "run").read_text(), flags=re.M | re.S)
+    assert not managers.search(guarded)
 
 
 def test_readme_tells_the_time_and_memory_that_the_notebooks_measured():

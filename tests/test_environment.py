@@ -29,12 +29,17 @@ USED_OTHERWISE = {
     "jupyterlab": "make lab",
     "ruff": "make test",
     "setuptools": "builds the editable install",
+    "myst-nb": "reads prose and notebooks of the book (docs/conf.py)",
+    "sphinx": "make book",
+    "sphinx-book-theme": "how the book looks (docs/conf.py)",
+    "sphinx-copybutton": "the book's copy buttons (docs/conf.py)",
     "torchvision": "timm needs the build that matches torch",
 }
 # Imported where they come from: installed with a package that we name.
 BROUGHT_BY = {
     "jupyter_client": "nbclient",
     "traitlets": "nbclient",
+    "docutils": "sphinx",
     "zmq": "ipykernel",
     "matplotlib_inline": "ipykernel",
 }
@@ -50,7 +55,7 @@ def imports(*folders):
                 if isinstance(node, ast.ImportFrom) and node.level == 0:
                     names = [node.module]
                 found |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
-    ours = {"stpath_core", *(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))}
+    ours = {"stpath_core", "docs", *(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))}
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
 
 
@@ -91,14 +96,14 @@ def test_conda_environment_is_python_pip_and_the_same_lock():
 
 def test_every_import_is_of_a_package_that_pyproject_names():
     owners = importlib.metadata.packages_distributions()
-    for module, path in imports("stpath_core", "notebooks", "tests").items():
+    for module, path in imports("stpath_core", "notebooks", "tests", "docs").items():
         names = {canonicalize_name(name) for name in owners.get(module, [])} | {BROUGHT_BY.get(module, "")}
         assert names & set(WANTED), f"{path} imports {module}, which pyproject.toml does not name"
 
 
 def test_every_named_package_is_used():
     owners = importlib.metadata.packages_distributions()
-    modules = imports("stpath_core", "notebooks", "tests")
+    modules = imports("stpath_core", "notebooks", "tests", "docs")
     used = {canonicalize_name(name) for module in modules for name in owners.get(module, [])}
     used |= set(BROUGHT_BY.values())
     unused = set(WANTED) - used - set(USED_OTHERWISE)
