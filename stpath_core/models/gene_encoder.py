@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpath_core.likelihoods import nb_log_likelihood, nb_spot_sum, zinb_log_likelihood, zinb_spot_term
+from stpath_core.likelihoods import nb_log_likelihood, nb_profile_sum, zinb_log_likelihood, zinb_spot_term
 
 
 def mlp(n_in: int, n_out: int, *, layers: int, dropout: float) -> nn.Sequential:
@@ -65,7 +65,7 @@ class NBDecoder(nn.Module):
 
     def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """What of log p(x | z, s, l) depends on z, summed over genes: (B,). The rest is `likelihoods.nb_count_term`."""
-        return nb_spot_sum(counts, *self(z, batch, library))
+        return nb_profile_sum(counts, self.profile(self.hidden(z, batch)), library, self.log_theta)
 
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """log p(x | z, s, l), summed over genes: (B,)."""
