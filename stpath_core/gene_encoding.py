@@ -72,7 +72,7 @@ def fit_gene_encoder(
     warmup: float = 0.5,
     kl_weight: float = 1.0,
     classifier_weight: float = 50.0,
-    lr: float = 4e-3,
+    lr: float = 8e-3,
     weight_decay: float = 1e-4,
     seed: int = 0,
     device: str = "auto",
