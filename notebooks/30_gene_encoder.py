@@ -36,7 +36,7 @@ genes: int | None = None  # most variable genes, chosen on training patients; No
 steps: int | None = None  # optimiser steps of each encoder; None: what the profile says
 batch_size: int | None = None  # spots per step; None: what the profile says
 latent: int = 20  # numbers that an encoder may keep of a spot
-kl_weight: float = 0.3  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
+kl_weight: float = 1.0  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -155,8 +155,8 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 # %%
 from stpath_core.gene_embeddings import METHODS, embed_folds, write_embeddings
 
-# inputs: run, spots, n_genes, choose, seed, training, dataset, track
-learned = ("scvi", "scanvi") if dataset == "virtual" else ("scvi", "scanvi", "scvi_section", "scanvi_section")
+# inputs: run, spots, n_genes, choose, seed, training, track
+learned = ("scvi", "scanvi")
 chosen = {"genes": n_genes, "choose": choose, "seed": seed}
 embeddings = embed_folds(spots, {name: METHODS[name] for name in ("pca", "section_z", "neighbourhood")}, **chosen)
 embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, progress=track, **chosen, **training)

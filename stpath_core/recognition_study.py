@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
 GENE_STEPS = 150  # of stage 1 in the studies, as at the cpu profile
+ENCODER = {"batch_size": 256, "latent": 20}  # likewise, as notebook 30 trains them
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
 GRID = ("raw", "pca", "scvi", "scanvi")
 
@@ -77,7 +78,7 @@ def sides_of(
     options : of the two encoders, such as steps; see `gene_encoding.fit_gene_encoder`.
     """
     spots = GeneSpots.of(cohort)
-    trained = {name: options if name in ("scvi", "scanvi") else {} for name in names}
+    trained = {name: ENCODER | options if name in ("scvi", "scanvi") else {} for name in names}
     return {who: {name: embed_fold(name, spots, who, seed=seed, **how) for name, how in trained.items()}
             for who in folds or spots.patients}  # fmt: skip
 
