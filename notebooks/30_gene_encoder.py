@@ -36,7 +36,7 @@ genes: int | None = None  # most variable genes, chosen on training patients; No
 steps: int | None = None  # optimiser steps of each encoder; None: what the profile says
 batch_size: int | None = None  # spots per step; None: what the profile says
 latent: int = 20  # numbers that an encoder may keep of a spot
-kl_weight: float = 0.3  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
+kl_weight: float = 1.0  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -79,8 +79,9 @@ from stpath_core.gene_embeddings import abundant, embed_fold
 # inputs: run, spots, genes, dataset
 plot.jpeg_in_notebooks()
 choose = None if dataset == "virtual" else abundant  # None: the genes that vary most within patients
+n_genes = genes if dataset == "virtual" else 2 * genes  # a real table has many times the genes to choose from
 new = spots.patients[0]  # held out, to have one to look at
-seen = embed_fold("pca", spots, new, genes=genes, choose=choose)
+seen = embed_fold("pca", spots, new, genes=n_genes, choose=choose)
 labelled = probes.classed(spots.label)
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), layout="constrained")
 for ax, (name, group) in zip(axes, {"patient": spots.patient, "tissue": spots.label}.items(), strict=True):
@@ -101,7 +102,7 @@ from stpath_core import gene_scores
 
 simple = {
     "pca": {new: seen},
-    "section_z": {new: embed_fold("section_z", spots, new, genes=genes, choose=choose)},
+    "section_z": {new: embed_fold("section_z", spots, new, genes=n_genes, choose=choose)},
     "noise": {new: gene_scores.noise(spots, seed=seed)[new]},
 }
 display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in simple.items()}).round(3).T)
@@ -122,10 +123,11 @@ display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in
 from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
 from stpath_core.progress import track
 
-# inputs: spots, new, genes, choose, steps, batch_size, latent, kl_weight, seed, device
-training = {"steps": steps, "batch_size": batch_size, "latent": latent, "kl_weight": kl_weight, "device": device}
+# inputs: spots, new, n_genes, choose, dataset, steps, batch_size, latent, kl_weight, seed, device
+training = {"batch_size": batch_size, "latent": latent, "kl_weight": kl_weight, "device": device}
+training["steps"] = steps if dataset == "virtual" else 2 * steps  # and many times the spots
 train = spots.patient != new
-columns = (choose or highly_variable)(spots.counts[train], spots.patient[train], n=genes)
+columns = (choose or highly_variable)(spots.counts[train], spots.patient[train], n=n_genes)
 counts = spots.counts[:, columns]
 held = train & (np.asarray(counts.sum(1)).ravel() > 0)
 model, history = fit_gene_encoder(counts[held], spots.patient[held], seed=seed, progress=track, **training)
@@ -153,9 +155,9 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 # %%
 from stpath_core.gene_embeddings import METHODS, embed_folds, write_embeddings
 
-# inputs: run, spots, genes, choose, seed, training, dataset, track
-learned = ("scvi", "scanvi") if dataset == "virtual" else ("scvi", "scanvi", "scvi_section", "scanvi_section")
-chosen = {"genes": genes, "choose": choose, "seed": seed}
+# inputs: run, spots, n_genes, choose, seed, training, track
+learned = ("scvi", "scanvi")
+chosen = {"genes": n_genes, "choose": choose, "seed": seed}
 embeddings = embed_folds(spots, {name: METHODS[name] for name in ("pca", "section_z", "neighbourhood")}, **chosen)
 embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, progress=track, **chosen, **training)
 write_embeddings(run.stage / "embeddings.h5", embeddings)

@@ -213,7 +213,8 @@ from stpath_core.recognition_arms import embed_arms
 # inputs: ARMS, RIVALS, best, draws, folds, gene_steps, how, key, patient, report
 if dataset == "virtual":
     recipe = next(iter(spots.uns["recipe"]["sections"].values()))
-    calm = recognition_study.grown(seed, int(recipe["rows"]), len(pairs.patients), recognition_study.with_batch(0.0))
+    size = int(recipe["rows"]), len(pairs.patients)
+    calm = recognition_study.grown(seed, *size, recognition_study.with_batch(0.0), workers=2)
     few = {arm: ARMS[arm] for arm in (*RIVALS, best)}
     needed = recognition_arms.needed_sides(few)
     calm_sides = recognition_study.sides_of(calm, needed, folds=folds[:zero_folds], seed=seed, steps=gene_steps)
