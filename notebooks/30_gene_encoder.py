@@ -36,7 +36,7 @@ genes: int | None = None  # most variable genes, chosen on training patients; No
 steps: int | None = None  # optimiser steps of each encoder; None: what the profile says
 batch_size: int | None = None  # spots per step; None: what the profile says
 latent: int = 20  # numbers that an encoder may keep of a spot
-kl_weight: float = 1.0  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
+kl_weight: float = 0.3  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
 
 # %%
 from stpath_core.record import begin, expect, report
