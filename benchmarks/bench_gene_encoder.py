@@ -1,7 +1,7 @@
 """Our gene encoder beside scvi-tools: seconds per epoch on one CPU, and whether what comes out is worth as much.
 
     PEERS/bin/pip install -r benchmarks/requirements-peers.txt
-    PYTHONPATH=. PEERS/bin/python benchmarks/bench_gene_encoder.py SPOTS.h5ad [--write] [--epochs 150] [--steps 200]
+    PYTHONPATH=. PEERS/bin/python benchmarks/bench_gene_encoder.py SPOTS.h5ad [--write] [--epochs 150] [--steps 280]
 
 SPOTS.h5ad is what notebook 30 leaves in its stage folder. Both models get the same genes, spots, threads, likelihood,
 latent size and width, and train one after the other in one process. A tenth of each patient's spots is held out for the
@@ -82,8 +82,8 @@ def main() -> int:
     parser.add_argument("spots", help="spots.h5ad of notebook 30")
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=150, help="of scvi-tools")
-    parser.add_argument("--steps", type=int, default=200, help="of ours")
-    parser.add_argument("--batch-size", type=int, default=512, help="of ours")
+    parser.add_argument("--steps", type=int, default=280, help="of ours")
+    parser.add_argument("--batch-size", type=int, default=256, help="of ours")
     parser.add_argument("--lr", type=float, default=8e-3, help="of ours")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name} to data/results")
