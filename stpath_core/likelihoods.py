@@ -90,14 +90,16 @@ class _NBProfileSum(torch.autograd.Function):
         counts, ratio, soft, library, theta = ctx.saved_tensors
         of_mean = (counts + theta).mul_(ratio).div_(ratio + 1).neg_().add_(counts)  # x - (x + theta) s
         of_theta = -(gradient @ of_mean) - theta * (gradient @ soft)
-        profile = (ratio * theta).mul_(of_mean.sum(1, keepdim=True) / library)  # softmax, times what is to be shared out
+        profile = (ratio * theta).mul_(
+            of_mean.sum(1, keepdim=True) / library
+        )  # softmax, times what is to be shared out
         return None, of_mean.sub_(profile).mul_(gradient[:, None]), None, of_theta
 
 
 def nb_profile_sum(counts: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
-    """The first bracket summed over genes, (B,), at log mean = log library + log softmax of logits (B, G), for training.
+    """The first bracket summed over genes, (B,), at log mean = log library + log softmax of logits (B, G).
 
-    library : (B, 1), through which no gradient flows.
+    For training. library : (B, 1), through which no gradient flows.
     """
     return _NBProfileSum.apply(counts, logits.float() if logits.dtype == torch.bfloat16 else logits, library, log_theta)
 
