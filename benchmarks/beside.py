@@ -111,7 +111,7 @@ def write(name: str, rows: list[dict], *, folder: Path = RESULTS, **more: Any) -
 def where() -> dict:
     """What a number depends on beside the code, and which code it was."""
     return {
-        "day": datetime.now(UTC).date().isoformat(), "revision": _revision(), "machine": machine(),
+        "day": datetime.now(UTC).date().isoformat(), "revision": REVISION, "machine": machine(),
         "python": platform.python_version(), "versions": {p: v for p in PACKAGES if (v := _version(p))},
     }  # fmt: skip
 
@@ -145,6 +145,9 @@ def _revision() -> str:
 
     changed = git("status", "--porcelain", "--", "stpath_core", "benchmarks/*.py")
     return (git("rev-parse", "HEAD")[:12] or "unknown") + ("+" if changed else "")
+
+
+REVISION = _revision()  # when the run begins: a commit made meanwhile is not what was measured
 
 
 def sizes(argv: list[str] | None = None) -> bool:

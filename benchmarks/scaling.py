@@ -150,7 +150,7 @@ def draw(rows: list[dict], path: Path) -> None:
     for axes, key, name in zip(
         figure.subplots(1, 2), ("seconds", "peak_mib"), ("processor s", "peak MiB"), strict=True
     ):
-        for (of, (smallest, unit)), mark in zip(WORKS.items(), "os^Dv", strict=True):
+        for (of, (smallest, unit)), mark in zip(WORKS.items(), "os^Dv", strict=False):
             mine = [r for r in rows if r["what"] == of.__name__]
             name_of = f"{of.__name__.replace('_', ' ')}, 1 = {smallest:,} {unit}"
             axes.loglog([r["work"] / smallest for r in mine], [r[key] for r in mine], marker=mark, label=name_of)

@@ -120,7 +120,9 @@ def _ranks(column: np.ndarray) -> np.ndarray:
 
 def varies(values: np.ndarray) -> np.ndarray:
     """(G,) whether a column takes more than one value, rounding of float32 set aside."""
-    return np.ptp(values, axis=0) > 1e-5 * np.abs(values).max(0)
+    values = np.asarray(values)
+    high, low = values.max(0), values.min(0)  # two passes, where ptp and abs make four
+    return high - low > 1e-5 * np.maximum(np.abs(high), np.abs(low))
 
 
 def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
