@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
-from stpath_core.io.guard import reads
+from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS
 from stpath_core.spots import centred, neighbourhood_mean
@@ -247,6 +247,7 @@ def read_embeddings(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     import h5py
 
     out: dict[str, dict[str, np.ndarray]] = {}
+    check_hdf5(Path(path))
     with h5py.File(path) as file:
         for who, group in file.items():
             for name, z in group.items():
