@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,8 @@ import zarr
 
 import fuzz_corpus
 import fuzz_parent
-from stpath_core import io, parameters
+from conftest import ROOT
+from stpath_core import io, manifest, parameters
 from stpath_core.errors import InputError
 from stpath_core.io import guard
 
@@ -44,7 +46,10 @@ def test_damaged_files_end_in_one_clear_error_and_touch_nothing(sound):
     wrong = [e for e in ended if e["wrong"] and e["input"] not in KNOWN]
     record = os.environ.get("STPATH_FUZZ_RECORD")
     if record:
-        Path(record).write_text(json.dumps(fuzz_parent.summary(ended)))
+        about = fuzz_parent.summary(ended) | {"known": KNOWN, "versions": manifest.versions(), **manifest.machine()}
+        about |= {"day": time.strftime("%Y-%m-%d"), "git": manifest.git_revision(ROOT)}
+        about["slowest_s"] = max(e.get("seconds", 0) for e in ended)
+        manifest.write_json(Path(record), about)
     assert not wrong, "\n".join(json.dumps(e) for e in wrong[:20])
     assert len(ended) == INPUTS
     assert {e["reader"] for e in ended} == set(fuzz_corpus.READERS)
