@@ -7,11 +7,11 @@ STAMP  := $(VENV)/.installed-$(shell cksum requirements.lock pyproject.toml 2>/d
 REUSE  := $(if $(filter 1,$(FRESH)),,--reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test lint real bench lab book sync notebooks env clean
+.PHONY: help tutorial test test-deep lint real bench lab book sync notebooks env clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
 
 tutorial: env ## every notebook at the cpu profile on the virtual tissue, then the numbers (FRESH=1 reuses nothing)
 	$(BIN)/stpath run all $(REUSE) --profile cpu
@@ -19,6 +19,10 @@ tutorial: env ## every notebook at the cpu profile on the virtual tissue, then t
 
 test: lint ## style, units, every notebook through papermill at smoke; real data when STPATH_REAL_DATA is set
 	$(BIN)/python -m pytest
+
+test-deep: env ## 10,000 damaged files and 100 kills; the record goes to data/results/test_deep.json
+	STPATH_FUZZ_INPUTS=10000 STPATH_KILLS=100 STPATH_FUZZ_RECORD=data/results/test_deep.json \
+	  $(BIN)/python -m pytest tests/test_fuzz.py tests/test_kill.py
 
 lint: env ## style alone
 	$(BIN)/ruff check .

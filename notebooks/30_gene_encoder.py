@@ -155,11 +155,12 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 # %%
 from stpath_core.gene_embeddings import METHODS, embed_folds, write_embeddings
 
-# inputs: run, spots, n_genes, choose, seed, training, track
+# inputs: run, spots, n_genes, choose, seed, training, track, profile
 learned = ("scvi", "scanvi")
+crowd = {"workers": 1 if profile == "smoke" else 2, "progress": track}
 chosen = {"genes": n_genes, "choose": choose, "seed": seed}
 embeddings = embed_folds(spots, {name: METHODS[name] for name in ("pca", "section_z", "neighbourhood")}, **chosen)
-embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, progress=track, **chosen, **training)
+embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, **crowd, **chosen, **training)
 write_embeddings(run.stage / "embeddings.h5", embeddings)
 cohort.write_h5ad(run.stage / "spots.h5ad")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stpath_core.errors import InputError
@@ -38,6 +38,17 @@ def pick_device(name: str = "auto") -> torch.device:
         msg = f"device {name!r} is not here (torch: {str(error).splitlines()[0][:120]}); use auto, cpu or cuda"
         raise InputError(msg) from error
     return device
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """A block in which torch keeps to one thread: processes that each start several wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit(
@@ -149,14 +160,28 @@ def _save(path, model, optimiser, step, history, best, best_score, stale) -> Non
 
 
 def _restore(path: Path, model, optimiser, steps: int):
+    """What `_save` kept: step, history, best weights, their score, evaluations since; InputError where it is not."""
+    try:
+        meta, tensors = _kept(path)
+        if meta["step"] < steps:
+            return _taken_up(meta, tensors, model, optimiser)
+    except Exception as error:  # of many kinds: a file that was cut, another network
+        msg = (
+            f"{path} is not the state of this run ({' '.join(str(error).split())[:200]}); remove the file to start anew"
+        )
+        raise InputError(msg) from error
+    msg = f"{path} was saved at step {meta['step']}, this run has {steps}; remove the file to start anew"
+    raise InputError(msg)
+
+
+def _kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        meta = json.loads(file.metadata()["fit"])
-    if meta["step"] >= steps:
-        msg = f"{path} was saved at step {meta['step']}, this run has {steps}; remove the file to start anew"
-        raise InputError(msg)
-    tensors = load_file(path)
+        return json.loads((file.metadata() or {})["fit"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+
+
+def _taken_up(meta: dict[str, Any], tensors: dict[str, Tensor], model, optimiser):
     part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
     model.load_state_dict(part("model."))
     state: dict[int, dict[str, Tensor]] = {}

@@ -119,7 +119,7 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
             msg = "it repeats values by alias (*name), by which a few lines can stand for millions; write them out"
             raise ValueError(msg)
         content = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         msg = f"cannot read the parameter file {path}, which must be YAML in UTF-8: {' '.join(str(error).split())}"
         raise InputError(msg) from error
     if not isinstance(content, dict):

@@ -14,7 +14,7 @@ from stpath_core import expression, keys, probes, tissue
 from stpath_core import recognition_scores as scores
 from stpath_core.errors import InputError
 from stpath_core.features import tile_features
-from stpath_core.gene_embeddings import GeneSpots, embed_fold
+from stpath_core.gene_embeddings import GeneSpots
 from stpath_core.models.expression_baselines import fit_ridge
 from stpath_core.recognition import Pairs, Settings
 from stpath_core.recognition_arms import (
@@ -71,16 +71,26 @@ def grown(seed: int, array: int, patients: int, effects: AssayEffects, workers: 
 
 
 def sides_of(
-    cohort: AnnData, names: Sequence[str], *, folds: Sequence[str] | None = None, seed: int = 0, **options: float
+    cohort: AnnData,
+    names: Sequence[str],
+    *,
+    folds: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    **options: float,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Stage 1 on every fold: held-out patient -> side -> z (n, k), fitted without that patient.
 
-    options : of the two encoders, such as steps; see `gene_encoding.fit_gene_encoder`.
+    options : of the two encoders, such as steps; see `gene_encoding.fit_gene_encoder`. workers : processes that share
+    the folds.
     """
     spots = GeneSpots.of(cohort)
-    trained = {name: ENCODER | options if name in ("scvi", "scanvi") else {} for name in names}
-    return {who: {name: embed_fold(name, spots, who, seed=seed, **how) for name, how in trained.items()}
-            for who in folds or spots.patients}  # fmt: skip
+    shared = {"folds": list(folds or spots.patients), "seed": seed, "workers": workers}
+    trained = [name for name in names if name in ("scvi", "scanvi")]
+    made = embed_folds(spots, {name: name for name in names if name not in trained}, **shared | {"workers": 1})
+    if trained:
+        made |= embed_folds(spots, {name: name for name in trained}, **shared, **ENCODER | options)
+    return {who: {name: made[name][who] for name in names} for who in shared["folds"]}
 
 
 def open_stage(

@@ -11,6 +11,7 @@ import torch
 
 from stpath_core import expression as ex
 from stpath_core import keys, slide_methods
+from stpath_core.fit import one_torch_thread
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, random_profiles
 from stpath_core.spot_methods import FREE, WEIGHTS, Training
@@ -61,10 +62,10 @@ def ablations(fold: slide_methods.SlideFold, training: Training) -> dict[str, np
 
 def _hold_out(bags, bulk, reference, known, training, n_genes, with_ablations, test):
     """One fold, its predictions, its CPNN and what `beyond` chose. On one thread: the matrices are small."""
-    torch.set_num_threads(1)
-    fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
-    found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
-    return fold, found | (ablations(fold, training) if with_ablations else {}), model, plus
+    with one_torch_thread():
+        fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
+        found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
+        return fold, found | (ablations(fold, training) if with_ablations else {}), model, plus
 
 
 def hold_out(

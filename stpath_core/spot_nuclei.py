@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from stpath_core import keys, predict
+from stpath_core.fit import one_torch_thread
 from stpath_core.spots import WHITE, cut_patches, neighbourhood_mean
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 from stpath_core.tissue.parallel import each
@@ -138,17 +137,6 @@ def look_at_all(
 def _look_alone(spots: AnnData, **how) -> tuple[SpotNuclei, CloseUp | None]:
     with one_torch_thread():
         return look(spots, **how)
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """A block in which torch keeps to one thread: processes that each start several wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def border_spot(section: AnnData) -> int:

@@ -16,11 +16,11 @@ import torch
 
 from stpath_core import expression as ex
 from stpath_core.errors import InputError
+from stpath_core.fit import one_torch_thread
 from stpath_core.losses import gene_pearson_loss
 from stpath_core.models import expression_networks as networks
 from stpath_core.models.cpnn import CPNN, Regularisers, divergence
 from stpath_core.spot_methods import FAR, SpotFold, Training, cpnn_answer
-from stpath_core.spot_nuclei import one_torch_thread
 from stpath_core.spots import centred
 from stpath_core.tissue.cell_types import SUPER_CLASSES, SUPER_OF
 from stpath_core.tissue.dissociated import MAJOR_TYPES

@@ -104,7 +104,8 @@ def _wrong(error: Exception | None, touched: list[str]) -> str:
         place = traceback.extract_tb(error.__traceback__)
         ours = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "stpath_core" in f.filename]
         return f"{type(error).__name__} at {ours[-1] if ours else '?'}"
-    return "message of several lines" if "\n" in str(error) or len(str(error)) > 2000 else ""
+    first = str(error).partition("\n\nnotebooks: ")[0]  # the example of a sweep's file follows its message
+    return "message of several lines" if "\n" in first or len(str(error)) > 2000 else ""
 
 
 def main(sound: Path, work: Path, seed: int, first: int, last: int) -> None:
@@ -114,7 +115,9 @@ def main(sound: Path, work: Path, seed: int, first: int, last: int) -> None:
     pyarrow.set_io_thread_count(1)
     for reader in READERS:  # what is imported late is imported now
         with redirect_stdout(streams.StringIO()), warnings.catch_warnings(action="ignore"):
-            READERS[reader].open(sound / reader, next(p for p in sorted((sound / reader).rglob("*")) if p.is_file()))
+            files = sorted(p for p in (sound / reader).rglob("*") if p.is_file())
+            for file in files if reader == "checkpoint" else files[:1]:
+                READERS[reader].open(sound / reader, file)
     used = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmSize" in line)
     resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + LIMIT, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

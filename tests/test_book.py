@@ -118,7 +118,9 @@ def test_every_public_function_has_its_entry(book, read):
     for path in reference.rooms():
         name = reference.dotted(path)
         page = read.get((book / "reference" / f"{name}.html").resolve())
-        lost += [f"{name}.{n.name}" for n in reference.public(path) if page is None or f"{name}.{n.name}" not in page.ids]
+        lost += [
+            f"{name}.{n.name}" for n in reference.public(path) if page is None or f"{name}.{n.name}" not in page.ids
+        ]
     assert not lost
 
 
@@ -230,7 +232,9 @@ def test_a_figure_is_described_by_heading_name_axes_and_prose():
         nbformat.v4.new_markdown_cell("## Who is *it*?\nRows are classes. More."),
         nbformat.v4.new_code_cell(
             'for n in ("a", "b"):\n    run.figure(f"map_{n}", ax)',
-            outputs=[nbformat.v4.new_output("display_data", data=data | {"image/png": text}) for text in ("AAAA", "BBBB")],
+            outputs=[
+                nbformat.v4.new_output("display_data", data=data | {"image/png": text}) for text in ("AAAA", "BBBB")
+            ],
         ),
         nbformat.v4.new_code_cell(
             'ax.set(xlabel="dose (um)", ylabel="loss")\nrun.figure("curve", ax)',

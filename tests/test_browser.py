@@ -21,10 +21,15 @@ from conftest import ROOT
 from stpath_core import pairing
 
 CHROMIUM = shutil.which("chromium")
-WORDS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
+WORDS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LESSON = "01_bring_your_own_data"  # seconds at smoke, needs no other
 
@@ -201,7 +206,11 @@ def lab(tmp_path_factory):
     pairing.write_pair(pairing.read_source(source), pairing.paired(source))
     words = re.search(r"^lab:.*\n\t\$\(BIN\)/jupyter (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     words += ["--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root", "--IdentityProvider.token=tissue"]
-    environment = os.environ | {"STPATH_HOME": str(home), "PYTHONPATH": str(ROOT), "JUPYTER_RUNTIME_DIR": str(home / "rt")}
+    environment = os.environ | {
+        "STPATH_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "JUPYTER_RUNTIME_DIR": str(home / "rt"),
+    }
     environment |= {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment.pop("STPATH_CACHE", None)
@@ -235,7 +244,9 @@ def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix
     """As a notebook, and as the text that is paired with it."""
     base, home = lab
     page = open_page()
-    page.goto(f"{base}/lab/tree/{LESSON}.ipynb?token=tissue" if suffix == ".ipynb" else f"{base}/lab?token=tissue&reset")
+    page.goto(
+        f"{base}/lab/tree/{LESSON}.ipynb?token=tissue" if suffix == ".ipynb" else f"{base}/lab?token=tissue&reset"
+    )
     if suffix == ".py":
         item = page.locator(".jp-DirListing-item", has_text=f"{LESSON}.py").first
         item.wait_for(timeout=60_000)
@@ -256,4 +267,6 @@ def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix
     figures = page.locator(".jp-RenderedImage img")
     figures.first.scroll_into_view_if_needed()
     assert figures.first.evaluate("image => image.complete && image.naturalWidth > 100")
-    assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')").count()
+    assert not page.locator(
+        ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')"
+    ).count()

@@ -55,7 +55,11 @@ def imports(*folders):
                 if isinstance(node, ast.ImportFrom) and node.level == 0:
                     names = [node.module]
                 found |= {name.partition(".")[0]: path.relative_to(ROOT) for name in names}
-    ours = {"stpath_core", "docs", *(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))}
+    ours = {
+        "stpath_core",
+        "docs",
+        *(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")),
+    }
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
 
 

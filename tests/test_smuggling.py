@@ -22,7 +22,8 @@ CODE = "open('HACKED', 'w').close()"
 PAYLOADS = [
     f'"; {CODE} #', f"'; {CODE} #", f'\\"; {CODE} #', f'"""\n{CODE}\n"""', f"\n{CODE}\n", f"\r{CODE}\r",
     f"\u2028{CODE}", f"{{{CODE}}}", f"{{0.__class__}}{CODE}", "!touch HACKED\n%%bash\ntouch HACKED", "$(touch HACKED)",
-    "`touch HACKED`", f"\\N{{BULLET}}\\x22; {CODE}", f"x = 1\\\n{CODE}", "!!python/object/apply:os.system ['touch HACKED']", EVIL, "é☃\0",
+    "`touch HACKED`", f"\\N{{BULLET}}\\x22; {CODE}", f"x = 1\\\n{CODE}", EVIL, "é☃\0",
+    "!!python/object/apply:os.system ['touch HACKED']",
 ]  # fmt: skip
 
 
@@ -69,6 +70,14 @@ def test_values_of_a_parameter_file_reach_the_notebook_as_they_are_and_run_nothi
 def test_a_folder_named_with_braces_is_a_folder(home, tmp_path):
     assert stpath("run", "10", "--out", "a{0.__class__}{note}", "--profile", "smoke") == cli.OK
     assert list((tmp_path / "a{0.__class__}{note}").glob("*/10_one.ipynb"))
+
+
+def test_no_value_leads_a_run_out_of_its_folder(home, tmp_path):
+    (tmp_path / "data").mkdir()
+    stpath("run", "10", "-p", "dataset=../../../x", "-p", "data_dir=data", "--out", "deep/er/runs")
+    made = [p for p in tmp_path.rglob("manifest.json") if "cache" not in p.parts]
+    assert len(made) == 1
+    assert made[0].parents[1] == tmp_path / "deep" / "er" / "runs"
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch HACKED']", "!!python/name:os.system",

@@ -162,7 +162,7 @@ def check_tiff(path: Path, file: Any) -> None:
     size = path.stat().st_size
     for page in file.pages[:1]:
         if max(page.databytecounts, default=0) > size:
-            message = f"{path} has {size:,} bytes and says that one piece of it has more: it is truncated, or damaged"
+            message = f"{path} cannot be read: one piece of it is longer than the file; is it complete?"
             raise InputError(message)
         refuse_amount(path, int(np.prod(page.chunks, dtype=float)) * max(1, page.dtype.itemsize if page.dtype else 1))
 
