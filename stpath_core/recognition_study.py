@@ -14,7 +14,7 @@ from stpath_core import expression, keys, probes, tissue
 from stpath_core import recognition_scores as scores
 from stpath_core.errors import InputError
 from stpath_core.features import tile_features
-from stpath_core.gene_embeddings import GeneSpots
+from stpath_core.gene_embeddings import GeneSpots, embed_folds
 from stpath_core.models.expression_baselines import fit_ridge
 from stpath_core.recognition import Pairs, Settings
 from stpath_core.recognition_arms import (
