@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Rows)
 class Fold(Generic[T]):
     """train, test : of other patients. columns (g,) of the panel in the table. profiles (C, g) per 10,000, as the assay
     catches them; types : their names; absent : panel genes that the reference lacks, where all types are alike; apart :
-    how the training rows were deconvolved."""
+    how the training rows were deconvolved, where they were."""
 
     train: T
     test: T
@@ -42,7 +42,7 @@ class Fold(Generic[T]):
     profiles: np.ndarray
     types: list[str]
     absent: list[str]
-    apart: TakenApart
+    apart: TakenApart | None = None
 
     def inner(self, held_out: np.ndarray) -> Fold[T]:
         """A fold inside this one: the held-out rows of `train` as its test side. Panel and prototypes stay."""
