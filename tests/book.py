@@ -29,8 +29,8 @@ class Page(HTMLParser):
 
 
 def pages(folder: Path) -> dict[Path, Page]:
-    """Every page of a built book."""
-    return {path.resolve(): Page(path) for path in sorted(folder.rglob("*.html"))}
+    """Every page of a built book (the theme keeps templates among its files)."""
+    return {path.resolve(): Page(path) for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts}
 
 
 def local_target(page: Path, href: str) -> tuple[Path, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
@@ -92,7 +93,7 @@ def open_page(browser):
 
 def names(book: Path) -> list[str]:
     """Every page, as it stands in an address."""
-    return [str(path.relative_to(book)) for path in sorted(book.rglob("*.html"))]
+    return [str(path.relative_to(book)) for path in sorted(book.rglob("*.html")) if "_static" not in path.parts]
 
 
 def sample(book: Path) -> list[str]:
@@ -238,6 +239,14 @@ def port_of(process: subprocess.Popen, home: Path) -> int:
     raise AssertionError((home / "log").read_text()[-2000:])
 
 
+def take_the_kernel(page, *, wait_ms: int) -> None:
+    """Say yes where JupyterLab asks which kernel."""
+    from playwright.sync_api import TimeoutError as NotAsked
+
+    with contextlib.suppress(NotAsked):
+        page.locator(".jp-Dialog button.jp-mod-accept").first.click(timeout=wait_ms)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ipynb", ".py"])
 def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix):
@@ -254,13 +263,14 @@ def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix
         page.get_by_text("Open With", exact=True).hover()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^(Jupytext )?Notebook$")).first.click()
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    take_the_kernel(page, wait_ms=8_000)
     runs = set((home / "runs").glob("*/manifest.json")) if (home / "runs").exists() else set()
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
     end = time.monotonic() + 120
     done = []
     while time.monotonic() < end and not done:
-        page.wait_for_timeout(500)
+        take_the_kernel(page, wait_ms=500)
         fresh = set((home / "runs").glob("*/manifest.json")) - runs if (home / "runs").exists() else set()
         done = [path for path in fresh if json.loads(path.read_text())["status"] == "complete"]
     assert done, page.locator(".jp-Notebook").inner_text()[-2000:]

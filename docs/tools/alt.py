@@ -100,8 +100,9 @@ def labels(source: str) -> str:
 
 def said(markdown: str) -> str:
     """The first sentence of a cell's prose."""
-    paragraphs = [p for p in re.split(r"\n\s*\n", markdown) if not p.startswith(("#", "|", "-", "*Predict", "*Before"))]
-    lines = [" ".join(line for line in p.splitlines() if not line.startswith("#")) for p in paragraphs]
+    prose = re.sub(r"^#.*$", "", markdown, flags=re.MULTILINE)
+    paragraphs = [p.strip() for p in re.split(r"\n\s*\n", prose)]
+    lines = [" ".join(p.split()) for p in paragraphs if p and not p.startswith(("|", "- ", "*Predict", "*Before"))]
     first = plain(lines[0]) if lines else ""
     return re.split(r"(?<=[.:?!]) ", first)[0].rstrip(":")
 

@@ -41,7 +41,7 @@ def current(name: str) -> NotebookNode:
         msg = f"{name}.ipynb is not in step with {name}.py: run `make sync`, then `make notebooks`"
         raise StpathError(msg)
     if new.metadata.stpath["stale"]:
-        msg = f"the outputs in {name}.ipynb are stale, its code has changed since: run `.venv/bin/stpath notebooks {name}`"
+        msg = f"the outputs in {name}.ipynb are stale, its code has changed: run `.venv/bin/stpath notebooks {name}`"
         raise StpathError(msg)
     return old
 
@@ -90,13 +90,15 @@ def head(header: dict[str, object], name: str, published: str) -> str:
     """What a reader wants to know before the first cell."""
     needs = ", ".join(f"[{other}]({stages.find_notebook(other).name}.ipynb)" for other in header.get("needs") or ())
     goals = "; ".join(header.get("goals") or ())
-    take = f"{{download}}`notebook (.ipynb) <../downloads/{name}.ipynb>`, {{download}}`script (.py) <../downloads/{name}.py>`"
+    kinds = {"notebook": "ipynb", "script": "py"}
+    take = ", ".join(f"{{download}}`{word} (.{end}) <../downloads/{name}.{end}>`" for word, end in kinds.items())
+    asked = f"[its parameters](../reference/parameters.md#{name.replace('_', '-')})"
     rows = {
         "You will": goals,
         "Reads": needs and f"the outputs of {needs}, made first if they are missing",
         "Takes": f"{header.get('time')}, {header.get('memory')} of memory",
         "Download": take,
-        "Run": f"`.venv/bin/stpath run {name[:2]}`, with any of [its parameters](../reference/parameters.md#{name.replace('_', '-')})",
+        "Run": f"`.venv/bin/stpath run {name[:2]}`, with any of {asked}",
         "Open in": launch(published, name),
     }
     lines = [f"- **{label}:** {text}" for label, text in rows.items() if text]
@@ -121,14 +123,15 @@ def contents(names: list[str]) -> str:
     by_part: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_part[PARTS.get(int(name[0]), GAPS)].append(name)
-    lines = ["# The notebooks", "", "Each runs by itself and makes what it needs. What you see are the outputs of a run",
-             "at the cpu profile, kept with the code that made them.", ""]  # fmt: skip
+    said = "Each runs by itself and makes what it needs. What you see are the outputs of a run at the cpu profile, "
+    lines = ["# The notebooks", "", said + "kept with the code that made them.", ""]
     for part, members in by_part.items():
         lines += [f"## {part}", "", "```{toctree}", ":maxdepth: 1", "", *members, "```", ""]
         for name in members:
             header = stages.find_notebook(name).header
             goals = "; ".join(header.get("goals") or ())
-            lines.append(f"- [{header.get('title')}]({name}.ipynb): {goals} ({' '.join(str(header.get('time')).split()[:2])}).")
+            time = " ".join(str(header.get("time")).split()[:2])
+            lines.append(f"- [{header.get('title')}]({name}.ipynb): {goals} ({time}).")
         lines.append("")
     return "\n".join(lines)
 

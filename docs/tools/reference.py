@@ -26,9 +26,7 @@ MESSAGE = 160  # characters of an error's message
 
 def rooms() -> list[Path]:
     """Every module of the library that a reader may import."""
-    return sorted(
-        path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") or path.name == "__init__.py"
-    )
+    return sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_") or path.name == "__init__.py")
 
 
 def dotted(path: Path) -> str:
@@ -86,8 +84,9 @@ def write(folder: Path, uses: Mapping[str, Sequence[Use]]) -> None:
 
 def contents(by_group: Mapping[str, Sequence[str]]) -> str:
     """The page that lists all rooms with what each is for."""
-    lines = ["# Functions, by room", "", "`from stpath_core import labels` opens a room. Nothing heavy is imported before it is",
-             "used. Units stand in the names: `_um` micrometres, `_px` pixels, `mpp` micrometres per pixel.", ""]  # fmt: skip
+    said = "`from stpath_core import labels` opens a room. Nothing heavy is imported before it is used. "
+    said += "Units stand in the names: `_um` micrometres, `_px` pixels, `mpp` micrometres per pixel."
+    lines = ["# Functions, by room", "", said, ""]
     for group in sorted(by_group):
         names = by_group[group]
         lines += [f"## {GROUPS.get(group, group)}", "", "```{toctree}", ":hidden:", "", *names, "```", ""]
@@ -127,13 +126,15 @@ def how_to_import(name: str) -> str:
 
 
 def constants(tree: ast.Module) -> str:
-    """Public constants of simple values, one line each."""
-    rows = []
-    for node in tree.body:
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        for target in targets:
-            if isinstance(target, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", target.id) and isinstance(node.value, ast.Constant):
-                rows.append(f"- `{target.id} = {ast.unparse(node.value)}`")
+    """Public constants of simple, short values, one line each."""
+    named = [
+        (target.id, ast.unparse(node.value))
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant)
+        for target in ([node.target] if isinstance(node, ast.AnnAssign) else node.targets)
+        if isinstance(target, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", target.id)
+    ]
+    rows = [f"- `{name} = {value}`" for name, value in named if len(value) < 80 and not set("`\\") & set(value)]
     return "\n".join(["**Constants**", "", *rows, ""]) if rows else ""
 
 
@@ -224,7 +225,12 @@ def used_in(used: Sequence[Use]) -> list[str]:
     best = min(used, key=lambda use: (not use.copied, len(use.code)))
     lines = [f"**In the notebooks:** {'; '.join(links)}{more}.", ""]
     if len(best.code) < 700:
-        lines += [f"```{{code-block}} python\n:caption: as notebook {best.notebook[:2]} uses it\n", best.code, "```", ""]
+        lines += [
+            f"```{{code-block}} python\n:caption: as notebook {best.notebook[:2]} uses it\n",
+            best.code,
+            "```",
+            "",
+        ]
     return lines
 
 
@@ -232,5 +238,3 @@ def anchor(heading: str) -> str:
     """The anchor that MyST gives a heading, as GitHub does."""
     text = re.sub(r"[*`]", "", heading).strip().lower()
     return "#" + re.sub(r"[^\w\- ]", "", text).replace(" ", "-") if heading else ""
-
-

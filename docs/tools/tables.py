@@ -16,15 +16,21 @@ PROFILES = ("smoke", "cpu", "gpu")
 def write(folder: Path) -> None:
     """Write all of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"keys": keys(), "parameters": parameters(), "datasets": datasets(), "commands": commands()}.items():
+    for name, text in {
+        "keys": keys(),
+        "parameters": parameters(),
+        "datasets": datasets(),
+        "commands": commands(),
+    }.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def keys() -> str:
     """The slots of AnnData and SpatialData, from keys.py and its comments."""
     source = (stages.home() / "stpath_core" / "keys.py").read_text(encoding="utf-8")
-    lines = ["# Keys of AnnData and SpatialData", "", "`from stpath_core import keys` names the slots that stpath reads and writes:",
-             '`adata.obs[keys.PATIENT]` is `adata.obs["patient"]`.', ""]  # fmt: skip
+    said = "`from stpath_core import keys` names the slots that stpath reads and writes: "
+    said += '`adata.obs[keys.PATIENT]` is `adata.obs["patient"]`.'
+    lines = ["# Keys of AnnData and SpatialData", "", said, ""]
     for line in source.splitlines():
         if match := re.match(r"# (.+)", line):
             lines += ["", f"## {match[1]}", "", "| name | value | meaning |", "|---|---|---|"]
@@ -39,12 +45,13 @@ def keys() -> str:
 
 def parameters() -> str:
     """What every notebook can be asked, from its parameters cell and the profiles."""
-    lines = ["# Parameters of every notebook", "", "`.venv/bin/stpath run 11 -p steps=200` changes one. What is given wins over the",
-             "profile, the profile over the default; a dash: the profile says nothing.", ""]  # fmt: skip
+    said = "`.venv/bin/stpath run 11 -p steps=200` changes one. What is given wins over the profile, the profile over "
+    lines = ["# Parameters of every notebook", "", said + "the default; a dash: the profile says nothing.", ""]
     for name in stages.notebook_names():
         notebook = stages.find_notebook(name)
         decided = {p: stages.profile_values(notebook, p) for p in PROFILES if (params() / f"{p}.yaml").is_file()}
-        lines += [f"## {name.replace('_', ' ')}", "", f"The notebook: [{notebook.header.get('title')}](../notebooks/{name}.ipynb).", "",
+        link = f"The notebook: [{notebook.header.get('title')}](../notebooks/{name}.ipynb)."
+        lines += [f"## {name.replace('_', ' ')}", "", link, "",
                   f"| name | type | default | {' | '.join(decided)} | meaning, unit |",
                   "|---|---|---|" + "---|" * len(decided) + "---|"]  # fmt: skip
         for one in notebook.parameters.values():
@@ -62,8 +69,9 @@ def params() -> Path:
 
 def datasets() -> str:
     """The public data sets of the registry, with licences."""
-    lines = ["# Data sets", "", "`.venv/bin/stpath data list` shows these, `data get NAME` fetches what may be fetched. Addresses",
-             "marked unverified have never been tried by us; read [about the data](../data.md) before you rely on one.", ""]  # fmt: skip
+    said = "`.venv/bin/stpath data list` shows these, `data get NAME` fetches what may be fetched. Addresses marked "
+    said += "unverified have never been tried by us; read [about the data](../data.md) before you rely on one."
+    lines = ["# Data sets", "", said, ""]
     for entry in registry().values():
         told = {
             "Licence": entry.licence + (" **Not for commercial use.**" if entry.non_commercial else ""),
@@ -77,7 +85,11 @@ def datasets() -> str:
             "Use": entry.note,
         }
         lines += [f"## {entry.name}", "", literal(entry.title), ""]
-        lines += [f"- **{label}:** {value if label == 'Licence' else literal(value)}" for label, value in told.items() if value]
+        lines += [
+            f"- **{label}:** {value if label == 'Licence' else literal(value)}"
+            for label, value in told.items()
+            if value
+        ]
         lines += [f"- **File:** `{file.url}` ({'verified' if file.verified else 'unverified'})" for file in entry.files]
         lines.append("")
     return "\n".join(lines)
@@ -97,5 +109,3 @@ def help_of(parser: argparse.ArgumentParser) -> str:
     """Its help at a fixed width, whatever the terminal."""
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
     return parser.format_help().rstrip()
-
-
