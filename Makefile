@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .venv-bench
 STAMP  := $(VENV)/.installed-$(shell cksum requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 REUSE  := $(if $(filter 1,$(FRESH)),,--reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test lint real lab book sync notebooks env clean
+.PHONY: help tutorial test test-deep lint real bench lab book sync notebooks env clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
 
 tutorial: env ## every notebook at the cpu profile on the virtual tissue, then the numbers (FRESH=1 reuses nothing)
 	$(BIN)/stpath run all $(REUSE) --profile cpu
@@ -18,6 +19,10 @@ tutorial: env ## every notebook at the cpu profile on the virtual tissue, then t
 
 test: lint ## style, units, every notebook through papermill at smoke; real data when STPATH_REAL_DATA is set
 	$(BIN)/python -m pytest
+
+test-deep: env ## 10,000 damaged files and 100 kills; the record goes to data/results/test_deep.json
+	STPATH_FUZZ_INPUTS=10000 STPATH_KILLS=100 STPATH_FUZZ_RECORD=data/results/test_deep.json \
+	  $(BIN)/python -m pytest tests/test_fuzz.py tests/test_kill.py
 
 lint: env ## style alone
 	$(BIN)/ruff check .
@@ -36,6 +41,17 @@ realdata:
 	@for name in cell_st nucls monuseg her2st scrna; do test -d "$(STPATH_REAL_DATA)/$$name" || { \
 	  echo "make real: STPATH_REAL_DATA='$(STPATH_REAL_DATA)' has no folder $$name;" \
 	  "set it to a folder that holds one: make real STPATH_REAL_DATA=/data/real" >&2; exit 2; }; done
+
+bench: $(PEERS)/.installed ## the hot paths beside their peers, in .venv-bench: benchmarks/results/*.json
+	$(PEERS)/bin/python benchmarks/bench.py
+
+# The peers lie on top of .venv, in an environment of their own that sees it: the library's own stays as it is locked.
+$(PEERS)/.installed: benchmarks/requirements-peers.txt $(STAMP)
+	$(BIN)/python -m venv $(PEERS)
+	@for site in $(PEERS)/lib/python3*/site-packages; do \
+	  $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$site/stpath.pth"; done
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-peers.txt
+	@touch $@
 
 lab: env ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

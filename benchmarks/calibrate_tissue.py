@@ -17,8 +17,9 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
+from stpath_core.stain import stain_vectors
 from stpath_core.tissue.architecture import grow
-from stpath_core.tissue.calibration import CARD, load_card, measure_tile, spread, stain_vectors, strengths
+from stpath_core.tissue.calibration import CARD, load_card, measure_tile, spread, strengths
 from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.histology import instance_mask, render
 

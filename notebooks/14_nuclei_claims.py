@@ -320,7 +320,7 @@ for person in (Annotator(0, 0, 0), Annotator(), Annotator(missed=0.3, wobble_um=
 #   many tissues.
 # - On tiles of your own: `docs/your_tiles.py`, twenty lines from a folder of masks to a table by patient, beside a
 #   tuned baseline.
-# - Next: notebook 13 looks at the nuclei themselves.
+# - Next: notebook 20 asks what a cell type expresses; 21 lets an image choose the mixture.
 
 # %%
 everything = pd.concat({"labels": means, "errors": cost}, names=["question"])

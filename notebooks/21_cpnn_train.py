@@ -58,6 +58,9 @@ run = begin("21_cpnn_train", globals())
 # between the patients of HER2ST), whatever their cells are. So the same slides are measured twice: as they come, and
 # with the patients' own factors turned off. The images do not change.
 #
+# Every slide is first brought to one stain (Macenko et al. 2009): a section has neighbours to be compared with, a slide
+# has only itself, and what its laboratory did would look like what its patient is.
+#
 # *Predict:* if a fifth of a gene's variance between slides came from the mixture, which correlation could the best
 # possible model reach? What if it is a hundredth?
 
@@ -76,7 +79,7 @@ no_batch = replace(usual, expression_batch=0, section_batch=0, class_batch=0, ba
 bulks, bags = {}, []
 if dataset == "virtual":
     grown = {"seed": seed, "workers": 2 if slides > 8 else 1}
-    cohort = tissue.slide_cohort(slides, **grown)
+    cohort = tissue.slide_cohort(slides, common_stain=True, **grown)
     bags = [bag.features for bag in cohort.bags.values()]
     bulks = {"slides": cohort.bulk}
     bulks["slides_no_batch"] = tissue.slide_cohort(slides, effects=no_batch, images=False, **grown).bulk
@@ -102,13 +105,14 @@ from stpath_core import slide_runs, spot_methods
 from stpath_core.progress import track
 from stpath_core.tissue.assays import write_table
 
-# inputs: run, bags, bulks, slide_folds, slide_steps, slide_widths, control_draws, seed, device
+# inputs: run, bags, bulks, slides, slide_folds, slide_steps, slide_widths, control_draws, seed, device
 settings = {"steps": slide_steps, "widths": tuple(slide_widths), "draws": control_draws, "seed": seed, "device": device}
 for name, bulk in bulks.items():
     medium = anndata.read_h5ad(run.inputs("20_prototypes") / "prototypes_medium.h5ad").to_df()
     splits = ex.patient_folds(bulk.obs["patient"], slide_folds)
     told, models = slide_runs.hold_out(
         bags, bulk, medium, splits, spot_methods.Training(**settings), with_ablations=name == "slides_no_batch",
+        workers=2 if slides > 8 else 1,
         progress=lambda folds, name=name: track(folds, label=f"folds of {name}"),
     )  # fmt: skip
     write_table(run.stage / f"{name}.h5ad", told)

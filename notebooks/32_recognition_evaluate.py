@@ -129,11 +129,11 @@ from stpath_core.progress import track
 from stpath_core.recognition import Settings
 from stpath_core.recognition_arms import embed_arms, frozen_arm
 
-# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed, embed_fold
+# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed, embed_fold, profile
 for who in folds:
     sides[who].setdefault("raw", embed_fold("raw", known, who))
 settings = Settings(steps=steps)
-how = {"settings": settings, "seed": seed, "folds": folds}
+how = {"settings": settings, "seed": seed, "folds": folds, "workers": 1 if profile == "smoke" else 2}
 embedded = embed_arms(pictures, sides, label, progress=partial(track, label="patients"), **how)
 if encoder:  # a control for whoever has the weights
     embedded["imagenet"] = frozen_arm(PatchEncoder(encoder, pretrained=True), kept["patches"], patient, folds)
@@ -213,11 +213,13 @@ from stpath_core.recognition_arms import embed_arms
 # inputs: ARMS, RIVALS, best, draws, folds, gene_steps, how, key, patient, report
 if dataset == "virtual":
     recipe = next(iter(spots.uns["recipe"]["sections"].values()))
-    calm = recognition_study.grown(seed, int(recipe["rows"]), len(pairs.patients), recognition_study.with_batch(0.0))
+    size = int(recipe["rows"]), len(pairs.patients)
+    calm = recognition_study.grown(seed, *size, recognition_study.with_batch(0.0), workers=2)
     few = {arm: ARMS[arm] for arm in (*RIVALS, best)}
     needed = recognition_arms.needed_sides(few)
-    calm_sides = recognition_study.sides_of(calm, needed, folds=folds[:zero_folds], seed=seed, steps=gene_steps)
-    without = embed_arms(pictures, calm_sides, label, arms=few, **how | {"folds": folds[:zero_folds]})
+    short = {"folds": folds[:zero_folds], "seed": seed, "workers": how["workers"]}
+    calm_sides = recognition_study.sides_of(calm, needed, steps=gene_steps, **short)
+    without = embed_arms(pictures, calm_sides, label, arms=few, settings=settings, **short)
     read = {arm: probes.judge(u, label, patient) for arm, u in without.items()}
     lead = scores.gain(read[best], [read[arm] for arm in RIVALS], draws=draws)
     report(f"{key}.gain_at_zero_batch_effect", *lead[:3])

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix, issparse
 from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.counts import whole_numbers
+from stpath_core.io.guard import reads
 from stpath_core.io.registry import DATA_FOLDER
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 
@@ -42,6 +43,7 @@ _PANGLAO_WORDS = {
 }  # fmt: skip
 
 
+@reads
 def read_markers(path: str | Path | None = None, *, cancer_genes: str | Path | list[str] | None = None) -> pd.DataFrame:
     """A marker table: columns gene, super_class, fine_type, source. Default: data/markers.csv.
 

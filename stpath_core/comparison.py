@@ -25,6 +25,7 @@ STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em aut
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2em .7em;text-align:right;border-bottom:
 1px solid #ddd}th:first-child,td:first-child{text-align:left}.out{color:#b00020}img{max-width:100%}"""
 HIDDEN = ("out", "device", "data_dir")  # parameters that never tell two runs apart for a reader
+SHOWN = ("notebook", "dataset", "profile", "status", "begun", "seconds")
 AT_MOST = 24  # curves
 
 
@@ -58,13 +59,20 @@ def collect(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         about = read_json(folder / "manifest.json")
         if "notebook" not in about or about.get("id") in runs:
             continue
+        kinds = {"parameters": dict, "expectations": list, "git": dict, **dict.fromkeys(("id", *SHOWN[:4]), str)}
+        wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key) or kind(), kind)]
+        if wrong or not all(_is_number(v) for v in read_json(folder / "metrics.json").values()):
+            msg = f"{folder} holds a manifest or numbers that no run writes: leave {folder.name} out, or run it again"
+            raise InputError(msg)
         metrics, name = read_json(folder / "metrics.json"), about.get("id", folder.name)
-        checks = {c["key"]: c["inside"] for c in about.get("expectations", [])}
+        checks = {
+            c["key"]: c.get("inside") for c in about.get("expectations", []) if isinstance(c, dict) and "key" in c
+        }
         for key, value in metrics.items():
             if not key.endswith((".lo", ".hi")):
                 bounds = (metrics.get(f"{key}.lo"), metrics.get(f"{key}.hi"))
                 numbers.append((name, key, value, *bounds, checks.get(key)))
-        shown = {k: about.get(k) for k in ("notebook", "dataset", "profile", "status", "begun", "seconds")}
+        shown = {k: about.get(k) for k in SHOWN}
         shown["revision"] = str(about.get("git", {}).get("revision", ""))[:12]
         runs[name], values[name] = shown, about.get("parameters", {})
     if not runs:
@@ -85,6 +93,10 @@ def _varied(values: dict[str, dict], notebook: dict[str, str]) -> list[str]:
             if name in levels:
                 levels[name].setdefault(notebook[run], set()).add(json.dumps(value, sort_keys=True, default=str))
     return [name for name in names if any(len(found) > 1 for found in levels[name].values())]
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and abs(value) < 1e300)
 
 
 def _level(value: Any) -> Any:

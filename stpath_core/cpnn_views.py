@@ -11,6 +11,7 @@ import numpy as np
 from stpath_core import expression as ex
 from stpath_core import keys, noise
 from stpath_core.errors import InputError
+from stpath_core.io.guard import reads
 from stpath_core.spots import centred
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class SavedPrototypes:
         return self.log_profiles - self.start
 
 
+@reads
 def read_prototypes(path: str | Path, types: list[str]) -> SavedPrototypes:
     """Prototypes of a checkpoint of notebook 21, whose metadata names the genes."""
     import pandas as pd

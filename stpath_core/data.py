@@ -20,6 +20,7 @@ from torch import Tensor
 from stpath_core.augment import stain_augment
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.stain import standardise_stain
 
 SCHEMA = "stpath.nuclei/1"
@@ -74,9 +75,11 @@ def write_nuclei_stage(
                     group.create_dataset(name, data=value, compression="lzf")
 
 
+@reads
 def read_nuclei_stage(path: str | Path) -> list[NucleiSection]:
     """Read every section of a stage file; InputError where the file is not one."""
     try:
+        check_hdf5(Path(path))
         with h5py.File(path, "r") as file:
             if file.attrs.get("schema") != SCHEMA:
                 msg = f"{path} has schema {file.attrs.get('schema')!r}; expected {SCHEMA!r}: make it with notebook 10"

@@ -26,6 +26,10 @@ class Shares:
     shares: np.ndarray
     sensitivity: np.ndarray
 
+    def of(self, counts: np.ndarray, profiles: np.ndarray) -> np.ndarray:
+        """Shares (m, C) of other rows (m, G), whose genes are caught as in these."""
+        return deconvolve(counts, profiles, sensitivity=self.sensitivity).shares
+
 
 def deconvolve(
     counts: np.ndarray,

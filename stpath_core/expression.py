@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("pcc", "scc")  # Pearson, and Spearman with average ranks
 PANEL = 250  # genes
+_AT_ONCE = 2**17  # numbers of a block: half a megabyte of float32
 
 
 def target(counts: csr_matrix | np.ndarray, columns: Sequence[int] | None = None) -> np.ndarray:
@@ -93,14 +94,35 @@ def audit_patients(train: Sequence[str], test: Sequence[str]) -> pd.DataFrame:
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks down each column, ties share their mean: (n, G) -> (n, G) float32. Counts are mostly ties."""
-    from scipy.stats import rankdata
+    values = np.asarray(values)
+    if values.dtype != np.float32 or values.ndim != 2 or not len(values) or np.isnan(values).any():
+        from scipy.stats import rankdata
 
-    return rankdata(values, axis=0).astype(np.float32)
+        return rankdata(values, axis=0).astype(np.float32)
+    out = np.empty(values.shape, np.float32)
+    for gene in range(values.shape[1]):
+        out[:, gene] = _ranks(values[:, gene])
+    return out
+
+
+def _ranks(column: np.ndarray) -> np.ndarray:
+    """Average ranks of (n,) float32. Value and place are sorted as one integer: several times as fast as an argsort."""
+    bits = (column + np.float32(0)).view(np.int32).astype(np.int64)  # + 0: one zero, not two
+    bits = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # in the order of the numbers
+    key = np.sort((bits << 32) + np.arange(len(column)))
+    value = key >> 32
+    first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])  # of each run of ties
+    times = np.diff(first, append=len(key))
+    out = np.empty(len(column), np.float32)
+    out[key & 0xFFFFFFFF] = np.repeat(first + (times + 1) / 2, times)
+    return out
 
 
 def varies(values: np.ndarray) -> np.ndarray:
     """(G,) whether a column takes more than one value, rounding of float32 set aside."""
-    return np.ptp(values, axis=0) > 1e-5 * np.abs(values).max(0)
+    values = np.asarray(values)
+    high, low = values.max(0), values.min(0)  # two passes, where ptp and abs make four
+    return high - low > 1e-5 * np.maximum(np.abs(high), np.abs(low))
 
 
 def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
@@ -117,7 +139,16 @@ def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
     if x.shape != y.shape or x.ndim != 2:
         message = f"measured is {x.shape}, predicted {y.shape}; both must be (n, genes) of the same rows and genes"
         raise InputError(message)
-    known = varies(x) & varies(y) if len(x) > 1 else np.zeros(x.shape[1], bool)
+    out = np.full(x.shape[1], np.nan)
+    for start in range(0, x.shape[1] if len(x) > 1 else 0, width := max(32, _AT_ONCE // len(x))):
+        block = slice(start, start + width)
+        out[block] = _pearson(np.ascontiguousarray(x[:, block]), np.ascontiguousarray(y[:, block]))
+    return out
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of a few columns: what lies between then stays in the cache."""
+    known = varies(x) & varies(y)
     x, y = x - x.mean(0), y - y.mean(0)
     norms = np.sqrt(np.einsum("ng,ng->g", x, x) * np.einsum("ng,ng->g", y, y), dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):

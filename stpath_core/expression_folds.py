@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LEAST_GENES = 100  # in common with the reference; half of a smaller panel
 LEAST = 1e-6  # of a profile, per 10,000: its logarithm is finite
 
+Solve = Callable[[np.ndarray, np.ndarray], deconvolution.Shares]  # counts (n, G), profiles (C, G)
+
 
 class Rows(Protocol):
     """A table of slides or spots that can be cut to some of its rows."""
@@ -31,7 +33,8 @@ T = TypeVar("T", bound=Rows)
 @dataclass(frozen=True)
 class Fold(Generic[T]):
     """train, test : of other patients. columns (g,) of the panel in the table. profiles (C, g) per 10,000, as the assay
-    catches them; types : their names; absent : panel genes that the reference lacks, where all types are alike."""
+    catches them; types : their names; absent : panel genes that the reference lacks, where all types are alike; apart :
+    how the training rows were deconvolved, where they were."""
 
     train: T
     test: T
@@ -39,6 +42,7 @@ class Fold(Generic[T]):
     profiles: np.ndarray
     types: list[str]
     absent: list[str]
+    apart: TakenApart | None = None
 
     def inner(self, held_out: np.ndarray) -> Fold[T]:
         """A fold inside this one: the held-out rows of `train` as its test side. Panel and prototypes stay."""
@@ -57,7 +61,7 @@ class TakenApart:
     def shares_of(self, counts: csr_matrix, names: pd.Index) -> np.ndarray:
         """Shares (m, C) of other rows (m, G) by their own expression, genes caught as in the training rows."""
         seen = counts[:, names.get_indexer(self.genes)].toarray()
-        return deconvolution.deconvolve(seen, self.profiles, sensitivity=self.found.sensitivity).shares
+        return self.found.of(seen, self.profiles)
 
     def at_level(
         self, panel: Sequence[str], level: np.ndarray, mixture: np.ndarray | None = None
@@ -73,12 +77,16 @@ class TakenApart:
         return np.maximum(out, LEAST), [gene for gene in panel if gene not in place]
 
 
-def take_apart(counts: csr_matrix, names: pd.Index, reference: pd.DataFrame) -> TakenApart:
+def take_apart(
+    counts: csr_matrix, names: pd.Index, reference: pd.DataFrame, *, solve: Solve = deconvolution.deconvolve
+) -> TakenApart:
     """Deconvolve training rows: counts (n, G) raw of genes `names`, reference (C, its genes) expected counts.
 
+    solve : `deconvolution.deconvolve` for spots, whose rows share their patients; for bulk, where each row is another
+    person, `bulk_deconvolution.deconvolve_bulk`.
     Raises InputError, with examples, where the two name too few genes alike.
     """
     genes = shared_genes(list(reference.columns), list(names), least=min(LEAST_GENES, len(names) // 2))
     rows = reference[genes].to_numpy(float)
     rows = rows / rows.sum(1, keepdims=True)
-    return TakenApart(genes, rows, deconvolution.deconvolve(counts[:, names.get_indexer(genes)].toarray(), rows))
+    return TakenApart(genes, rows, solve(counts[:, names.get_indexer(genes)].toarray(), rows))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stpath_core.errors import InputError
@@ -40,6 +40,17 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """A block in which torch keeps to one thread: processes that each start several wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fit(
     model: nn.Module,
     step_loss: StepLoss,
@@ -59,6 +70,7 @@ def fit(
     save_every: int = 200,
     hook: Callable[[int, dict[str, float]], None] | None = None,
     progress: Progress = iter,
+    fused: bool = False,
 ) -> list[dict[str, float]]:
     """Train `model` in place by AdamW with linear warm-up and cosine decay; return one record per step.
 
@@ -66,7 +78,8 @@ def fit(
     uninterrupted one. validate(model) is a score to be *lowered*, on an inner split: the weights of its best value are
     restored at the end, and `patience` evaluations without a better one end the run. resume : a safetensors file where
     the state is kept every `save_every` steps; present at the start, it is taken up. hook(step, record) sees each step;
-    progress wraps the steps.
+    progress wraps the steps. fused : one pass over the parameters a step instead of one per operation; the last digits
+    differ.
     """
     if steps < 1:
         msg = f"steps is {steps}; at least 1 is needed"
@@ -74,7 +87,7 @@ def fit(
     device = pick_device(device) if isinstance(device, str) else device
     amp = device.type == "cuda"
     model.to(device, memory_format=torch.channels_last)  # a third faster on CPUs, too
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     best_score, stale, start = math.inf, 0, 0
@@ -147,14 +160,28 @@ def _save(path, model, optimiser, step, history, best, best_score, stale) -> Non
 
 
 def _restore(path: Path, model, optimiser, steps: int):
+    """What `_save` kept: step, history, best weights, their score, evaluations since; InputError where it is not."""
+    try:
+        meta, tensors = _kept(path)
+        if meta["step"] < steps:
+            return _taken_up(meta, tensors, model, optimiser)
+    except Exception as error:  # of many kinds: a file that was cut, another network
+        msg = (
+            f"{path} is not the state of this run ({' '.join(str(error).split())[:200]}); remove the file to start anew"
+        )
+        raise InputError(msg) from error
+    msg = f"{path} was saved at step {meta['step']}, this run has {steps}; remove the file to start anew"
+    raise InputError(msg)
+
+
+def _kept(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        meta = json.loads(file.metadata()["fit"])
-    if meta["step"] >= steps:
-        msg = f"{path} was saved at step {meta['step']}, this run has {steps}; remove the file to start anew"
-        raise InputError(msg)
-    tensors = load_file(path)
+        return json.loads((file.metadata() or {})["fit"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+
+
+def _taken_up(meta: dict[str, Any], tensors: dict[str, Tensor], model, optimiser):
     part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
     model.load_state_dict(part("model."))
     state: dict[int, dict[str, Tensor]] = {}

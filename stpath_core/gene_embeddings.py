@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS
 from stpath_core.spots import centred, neighbourhood_mean
@@ -213,21 +214,36 @@ def embed_folds(
     genes: int = GENES,
     choose: GeneChoice | None = None,
     seed: int = 0,
+    folds: Sequence[str] | None = None,
+    workers: int = 1,
     progress: Callable[[Iterable], Iterable] = iter,
     **options,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Every method with every patient held out: name -> held-out patient -> (n, k). As `embed_fold`; the genes of a
-    fold are chosen once for all methods."""
+    fold are chosen once for all methods.
+
+    folds : patients to hold out; None: each in turn. workers : processes that share them, where all that is given can
+    be sent to a process (a function of a module, not of a notebook).
+    """
+    from stpath_core.tissue.parallel import each
+
+    held = list(folds or spots.patients)
+    one = partial(_embed_methods, spots, methods, genes=genes, choose=choose, seed=seed, **options)
+    parts = dict(zip(progress(held), each(one, held, workers=workers), strict=True))
+    return {name: {who: parts[who][name] for who in held} for name in methods}
+
+
+def _embed_methods(spots: GeneSpots, methods, who: str, *, genes, choose, seed, **options) -> dict[str, np.ndarray]:
+    from stpath_core.fit import one_torch_thread
     from stpath_core.gene_encoding import highly_variable
 
-    out: dict[str, dict[str, np.ndarray]] = {name: {} for name in methods}
-    columns: dict[str, np.ndarray] = {}
-    for who, (name, method) in progress(list(product(spots.patients, methods.items()))):
-        if who not in columns:
-            rows = spots.patient != who
-            columns[who] = (choose or highly_variable)(spots.counts[rows], spots.patient[rows], n=genes)
-        out[name][who] = embed_fold(method, spots, who, columns=columns[who], seed=seed, **options)
-    return out
+    rows = spots.patient != who
+    columns = (choose or highly_variable)(spots.counts[rows], spots.patient[rows], n=genes)
+    with one_torch_thread():
+        return {
+            name: embed_fold(method, spots, who, columns=columns, seed=seed, **options)
+            for name, method in methods.items()
+        }
 
 
 def write_embeddings(path: str | Path, embeddings: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -240,11 +256,13 @@ def write_embeddings(path: str | Path, embeddings: Mapping[str, Mapping[str, np.
                 file[f"{who}/{name}"] = np.asarray(z, np.float32)
 
 
+@reads
 def read_embeddings(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """What `write_embeddings` kept: name -> held-out patient -> (n, k)."""
     import h5py
 
     out: dict[str, dict[str, np.ndarray]] = {}
+    check_hdf5(Path(path))
     with h5py.File(path) as file:
         for who, group in file.items():
             for name, z in group.items():

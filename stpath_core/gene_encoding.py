@@ -72,7 +72,7 @@ def fit_gene_encoder(
     warmup: float = 0.5,
     kl_weight: float = 1.0,
     classifier_weight: float = 50.0,
-    lr: float = 4e-3,
+    lr: float = 8e-3,
     weight_decay: float = 1e-4,
     seed: int = 0,
     device: str = "auto",
@@ -136,7 +136,7 @@ def fit_gene_encoder(
 
     history = fit(
         model, step_loss, batch_at, steps=steps, lr=lr, weight_decay=weight_decay, clip=50.0, seed=seed, device=where,
-        progress=progress,
+        progress=progress, fused=True,
     )  # fmt: skip
     return model.eval(), history
 

@@ -67,7 +67,9 @@ def _locate(section: Section, grow_um: float) -> np.ndarray:
     """Row of the nucleus whose outline, grown by `grow_um`, holds each transcript; -1 for none."""
     from skimage.segmentation import expand_labels
 
-    instances = expand_labels(section.instances(), grow_um / section.mpp)
+    instances = section.instances()
+    if grow_um > 0:  # growing by nothing would still measure every pixel's distance
+        instances = expand_labels(instances, grow_um / section.mpp)
     xy = section.to_px(section.transcripts[["x_um", "y_um"]].to_numpy())
     col, row = np.floor(xy).astype(np.int64).T
     inside = (row >= 0) & (row < instances.shape[0]) & (col >= 0) & (col < instances.shape[1])

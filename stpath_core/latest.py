@@ -15,6 +15,7 @@ PARTS = {
     "part1.seconds": ("10", "11", "12", "13", "14"),
     "part2.seconds": ("20", "21", "22", "23"),
     "part3.seconds": ("30", "31", "32", "33"),
+    "together.seconds": ("40",),
 }
 
 

@@ -5,8 +5,8 @@ With r = log(mean / theta) the negative binomial of mean `mean` and variance mea
     log NB(x) = [x r - (x + theta) log(1 + e^r)]  +  [lgamma(x + theta) - lgamma(theta) - lgamma(x + 1)]
 
 The first bracket depends on the spot and costs two cheap functions an element. The second is 0 where x is 0 and knows
-only the gene's theta, so over a data set it needs one evaluation per *distinct* (gene, count), not one per entry:
-`count_table` lists them, `nb_count_term` sums them. Training pays for the first bracket alone.
+only the gene's theta, so over a data set it needs how often a gene has which count, not one evaluation per entry:
+`count_table` counts, `nb_count_term` sums. Training pays for the first bracket alone.
 """
 
 from __future__ import annotations
@@ -18,28 +18,49 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LARGE_THETA = 1e4  # beyond, a difference of two lgamma loses its digits in float32
+NEAR = 48  # counts up to here are summed step by step
 
 
 class CountTable(NamedTuple):
-    """The distinct counts of each gene: gene (m,), value (m,) > 0, share (m,) of the spots that hold it."""
+    """What the second bracket needs of a data set of n spots.
 
+    above (G, NEAR): share of the spots whose count of the gene exceeds 0, 1, 2, ... gene, value, share (m,): the
+    distinct pairs of gene and count beyond NEAR, and the share of the spots that hold them. fixed (): mean over spots
+    of lgamma(x + 1), summed over genes.
+    """
+
+    above: Tensor
     gene: Tensor
     value: Tensor
     share: Tensor
+    fixed: Tensor
 
 
 def count_table(counts: Tensor) -> CountTable:
-    """counts (n, G) raw -> its distinct pairs of gene and count."""
-    spot, gene = counts.nonzero(as_tuple=True)
+    """counts (n, G) raw -> what `nb_count_term` needs of them."""
+    (n, genes), wide = counts.shape, NEAR + 1
+    n = max(n, 1)
+    cell = counts.long().clamp(max=NEAR) + wide * torch.arange(genes, device=counts.device)
+    times = torch.bincount(cell.flatten(), minlength=genes * wide).view(genes, wide)  # spots of each gene and count
+    above = (times.flip(1).cumsum(1).flip(1))[:, 1:] / n  # (G, NEAR)
+    spot, gene = (counts > NEAR).nonzero(as_tuple=True)
     value = counts[spot, gene].long()
     width = int(value.max()) + 1 if len(value) else 1
     pair, times = torch.unique(gene * width + value, return_counts=True)
-    return CountTable(pair // width, (pair % width).float(), times.float() / max(len(counts), 1))
+    fixed = torch.lgamma(counts.double() + 1).sum() / n
+    return CountTable(above, pair // width, (pair % width).float(), times.float() / n, fixed.float())
 
 
 def nb_count_term(table: CountTable, theta: Tensor) -> Tensor:
-    """Mean over spots of the second bracket, summed over genes: a scalar. theta : (G,)."""
-    return (table.share * _count_term(table.value, theta[table.gene])).sum()
+    """Mean over spots of the second bracket, summed over genes: a scalar. theta : (G,).
+
+    lgamma(x + theta) - lgamma(theta) is log theta + log(theta + 1) + ... + log(theta + x - 1), so the counts up to NEAR
+    need one logarithm per gene and step, whatever the number of spots; what is beyond goes on from theta + NEAR.
+    """
+    steps = torch.arange(NEAR, device=theta.device)
+    near = (table.above * (theta[:, None] + steps).log()).sum()
+    far = (table.share * _rising(table.value - NEAR, theta[table.gene] + NEAR)).sum()
+    return near + far - table.fixed
 
 
 def nb_spot_term(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
@@ -48,26 +69,39 @@ def nb_spot_term(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
     return counts * r - (counts + log_theta.exp()) * F.softplus(r)
 
 
-class _NBSpotSum(torch.autograd.Function):
-    """`nb_spot_term` summed over genes, with its gradient written out: a third of the passes over (B, G)."""
+class _NBProfileSum(torch.autograd.Function):
+    """`nb_profile_sum` with its gradient written out. Softmax and likelihood share one exponential and one logarithm an
+    element, and work in place: on a CPU the passes over (B, G) are what a step costs."""
 
     @staticmethod
-    def forward(ctx, counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
-        r, theta = log_mean - log_theta, log_theta.exp()
-        soft = F.softplus(r)  # log(1 + e^r)
-        ctx.save_for_backward(counts, r, soft, theta)
-        return torch.einsum("bg,bg->b", counts, r - soft) - soft @ theta  # (B,)
+    def forward(ctx, counts: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
+        theta, top = log_theta.exp(), logits.amax(1, keepdim=True)
+        ratio = (logits - top).exp_()
+        total = ratio.sum(1, keepdim=True)
+        ratio.mul_(library / total).div_(theta)  # e^r = mean / theta
+        soft = ratio.log1p()  # log(1 + e^r)
+        ctx.save_for_backward(counts, ratio, soft, library, theta)
+        shift = (library.log() - total.log() - top).squeeze(1)  # (B,), log mean = logits + shift
+        each = torch.linalg.vecdot(counts, logits - soft) - soft @ theta
+        return each + counts.sum(1) * shift - counts @ log_theta  # (B,)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
-        counts, r, soft, theta = ctx.saved_tensors
-        of_mean = (counts + theta).mul_(r.sigmoid()).neg_().add_(counts).mul_(gradient[:, None])  # x - (x + theta) s
-        return None, of_mean, -of_mean.sum(0) - theta * (gradient @ soft)
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None, Tensor]:
+        counts, ratio, soft, library, theta = ctx.saved_tensors
+        of_mean = (counts + theta).mul_(ratio).div_(ratio + 1).neg_().add_(counts)  # x - (x + theta) s
+        of_theta = -(gradient @ of_mean) - theta * (gradient @ soft)
+        profile = (ratio * theta).mul_(
+            of_mean.sum(1, keepdim=True) / library
+        )  # softmax, times what is to be shared out
+        return None, of_mean.sub_(profile).mul_(gradient[:, None]), None, of_theta
 
 
-def nb_spot_sum(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
-    """The first bracket summed over genes: (B,). As `nb_spot_term(...).sum(1)`, for training."""
-    return _NBSpotSum.apply(counts, log_mean, log_theta)
+def nb_profile_sum(counts: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
+    """The first bracket summed over genes, (B,), at log mean = log library + log softmax of logits (B, G).
+
+    For training. library : (B, 1), through which no gradient flows.
+    """
+    return _NBProfileSum.apply(counts, logits.float() if logits.dtype == torch.bfloat16 else logits, library, log_theta)
 
 
 def nb_log_likelihood(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
@@ -90,12 +124,15 @@ def zinb_log_likelihood(counts: Tensor, log_mean: Tensor, log_theta: Tensor, zer
 
 
 def _count_term(value: Tensor, theta: Tensor) -> Tensor:
-    """lgamma(x + theta) - lgamma(theta) - lgamma(x + 1); for large theta by its expansion, x log theta + x (x - 1) / 2
-    theta."""
+    """lgamma(x + theta) - lgamma(theta) - lgamma(x + 1)."""
+    return _rising(value, theta) - torch.lgamma(value + 1)
+
+
+def _rising(value: Tensor, theta: Tensor) -> Tensor:
+    """lgamma(x + theta) - lgamma(theta); for large theta by its expansion, x log theta + x (x - 1) / 2 theta."""
     small = theta.clamp(max=LARGE_THETA)
-    rising = torch.where(
+    return torch.where(
         theta < LARGE_THETA,
         torch.lgamma(value + small) - torch.lgamma(small),
         value * theta.log() + value * (value - 1) / (2 * theta),
     )
-    return rising - torch.lgamma(value + 1)

@@ -17,6 +17,7 @@ from stpath_core.data import NucleiBatch, NucleiSection, NucleiTiles, distance_t
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import reads
 from stpath_core.losses import distance_loss, nucleus_loss, type_loss
 from stpath_core.models.nuclei import NucleiNet, TypeHead, image_moments, pool_nuclei
 
@@ -147,6 +148,7 @@ def write_splits(path: str | Path, splits: Sequence[Split]) -> None:
         aside.write_text(json.dumps([asdict(s) for s in splits], indent=1), encoding="utf-8")
 
 
+@reads
 def read_splits(path: str | Path) -> list[Split]:
     """The splits that `write_splits` wrote."""
     return [

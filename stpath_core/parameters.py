@@ -101,7 +101,7 @@ def parsed(text: str, parameter: Parameter, *, where: str = "") -> Any:
         if typing.get_origin(kind) is list or kind is list:
             try:
                 value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-            except yaml.YAMLError:
+            except (yaml.YAMLError, RecursionError, ValueError):
                 value = text  # no list, as `checked` will say
     return checked(value, parameter, where=where)
 
@@ -114,8 +114,12 @@ def as_text(value: Any) -> str:
 def read_parameter_file(path: Path) -> dict[str, Any]:
     """Values from a YAML file: `name: value`, or sections `11_nuclei_train: {name: value}`; every name is text."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            msg = "it repeats values by alias (*name), by which a few lines can stand for millions; write them out"
+            raise ValueError(msg)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         msg = f"cannot read the parameter file {path}, which must be YAML in UTF-8: {' '.join(str(error).split())}"
         raise InputError(msg) from error
     if not isinstance(content, dict):

@@ -153,7 +153,7 @@ def train(
         return {"loss": info_nce(u, v, tau=net.tau, target=target), "log_batch": chance, "tau": net.tau}
 
     history = fit(model, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
-                  device=pick_device(s.device), progress=progress)  # fmt: skip
+                  device=pick_device(s.device), progress=progress, fused=True)  # fmt: skip
     return model.eval(), history
 
 
@@ -185,7 +185,7 @@ def supervised(
         return {"loss": F.cross_entropy(scores, batch.gene, weight=weight.float().to(scores.device))}
 
     fit(both, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
-        device=pick_device(s.device))  # fmt: skip
+        device=pick_device(s.device), fused=True)  # fmt: skip
     return model.eval()
 
 

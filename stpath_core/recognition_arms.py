@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from stpath_core.errors import InputError
+from stpath_core.fit import one_torch_thread
 from stpath_core.leakage import hidden_labels
 from stpath_core.models.contrastive import ContrastiveModel, Target, both_sides, gene_side, identity, inter_modal
 from stpath_core.recognition import (
@@ -26,6 +28,7 @@ from stpath_core.recognition import (
     train,
     untrained,
 )
+from stpath_core.tissue.parallel import each
 
 Sides = Mapping[str, np.ndarray]  # of one fold: name of the side -> z (n, k)
 AS_SCANNED, COMMON_STAIN = "as scanned", "common stain"
@@ -126,22 +129,31 @@ def embed_arms(
     settings: Settings | None = None,
     seed: int = 0,
     folds: Sequence[str] | None = None,
+    workers: int = 1,
     progress: Callable[[list[str]], Iterable[str]] = iter,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Every arm on every fold: arm -> held-out patient -> u (n, D) of all spots.
 
     pictures : AS_SCANNED and, where an arm asks for it, COMMON_STAIN -> the same spots. sides : held-out patient ->
-    side -> z. folds : patients to hold out; None: each in turn.
+    side -> z. folds : patients to hold out; None: each in turn. workers : processes that share them.
     """
-    s = settings or Settings()
     lacking = {arm.picture for arm in arms.values()} - set(pictures)
     if lacking:
         message = f"no pictures {', '.join(lacking)}; given are {', '.join(pictures)}: see spot_pictures.common_stain"
         raise InputError(message)
-    out: dict[str, dict[str, np.ndarray]] = {name: {} for name in arms}
-    for held_out in progress(list(folds or pictures[AS_SCANNED].patients)):
+    held = list(folds or pictures[AS_SCANNED].patients)
+    one = partial(_embed_fold, pictures, label, dict(arms), settings or Settings(), seed)
+    made = each(one, [(who, sides.get(who, {})) for who in held], workers=workers)
+    parts = dict(zip(progress(held), made, strict=True))
+    return {name: {who: parts[who][name] for who in held} for name in arms}
+
+
+def _embed_fold(pictures, label, arms, settings: Settings, seed: int, job: tuple[str, Sides]) -> dict[str, np.ndarray]:
+    held_out, sides = job
+    out = {}
+    with one_torch_thread():
         for name, arm in arms.items():
             seen = pictures[arm.picture]
-            model = train_arm(seen, sides.get(held_out, {}), label, arm, held_out, settings=s, seed=seed)
-            out[name][held_out] = embed(model, seen.image)
+            model = train_arm(seen, sides, label, arm, held_out, settings=settings, seed=seed)
+            out[name] = embed(model, seen.image)
     return out

@@ -14,15 +14,18 @@ from safetensors.torch import save_file
 from stpath_core.errors import InputError
 from stpath_core.fit import pick_device
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder
 from stpath_core.recognition import Settings
 
 SCHEMA = "stpath.contrastive/1"
 
 
+@reads
 def read_sides(path: str | Path, rows: np.ndarray | None = None) -> dict[str, dict[str, np.ndarray]]:
     """What stage 1 handed over: held-out patient -> name of the side -> z (n, k) of all spots, or of `rows`."""
     try:
+        check_hdf5(Path(path))
         with h5py.File(path) as file:
             return {who: {name: side[...] if rows is None else side[...][rows] for name, side in group.items()}
                     for who, group in file.items()}  # fmt: skip
@@ -49,8 +52,8 @@ def load(path: str | Path, *, device: str = "cpu") -> ContrastiveModel:
         with safe_open(path, "pt") as file:
             config = json.loads((file.metadata() or {}).get("stpath", "{}"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-        if config.get("schema") != SCHEMA:
-            message = f"its schema is {config.get('schema')!r}, not {SCHEMA!r}"
+        if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+            message = f"its configuration is not of schema {SCHEMA!r}"
             raise ValueError(message)
         s, shape = Settings(**config["settings"]), config["shape"]
         image = (

@@ -23,6 +23,7 @@ import json
 import math
 import numbers
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -307,7 +308,8 @@ def new_folder(notebook: stages.Notebook, values: dict[str, Any]) -> Path:
     """Make runs/<time>-<notebook>-<dataset>-<profile>-s<seed>/, with a number behind when that exists."""
     runs = stages.runs_folder(values["out"])
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = f"{stamp}-{notebook.name}-{values['dataset']}-{values['profile']}-s{values['seed']}"
+    words = f"{notebook.name}-{values['dataset']}-{values['profile']}-s{values['seed']}"
+    name = f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]', '_', words)}"  # no value leads out of the folder
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
         with contextlib.suppress(FileExistsError):
             folder = runs / f"{name}{suffix}"

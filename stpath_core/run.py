@@ -146,7 +146,7 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
         with _kernel_environment(folder, one.given_to_all):
             papermill.execute_notebook(
                 nb,
-                folder / f"{name}.ipynb",
+                re.sub("([{}])", r"\1\1", str(folder / f"{name}.ipynb")),  # papermill fills in what stands in braces
                 parameters,
                 engine_name=_engine(folder / "kernel.log"),
                 kernel_name=KERNELSPEC["name"],

@@ -19,6 +19,7 @@ from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io import atomic_path, read_bulk, read_features, write_features
 from stpath_core.io.counts import note
+from stpath_core.io.guard import reads
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -66,6 +67,7 @@ def open_slides(folder: str | Path) -> tuple[list[np.ndarray], AnnData]:
     return bags, table
 
 
+@reads
 def read_cases(path: Path) -> pd.DataFrame:
     """slide, patient, sample as text; refused where a name is empty, a slide comes twice, a sample has two patients."""
     if not path.is_file():

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from stpath_core import expression as ex
 from stpath_core import keys
+from stpath_core.bulk_deconvolution import deconvolve_bulk
 from stpath_core.errors import InputError
 from stpath_core.expression_folds import Fold, take_apart
 from stpath_core.features import feature_names
@@ -96,7 +97,7 @@ def make_fold(
         )
     columns = ex.panel(counts, train, n_genes)
     names, level = bulk.var_names[columns], np.asarray(counts[train].sum(0)).ravel() / counts[train].sum() * PER
-    apart = take_apart(counts[train], bulk.var_names, profiles)
+    apart = take_apart(counts[train], bulk.var_names, profiles, solve=deconvolve_bulk)
     caught, absent = apart.at_level(names, level[columns], apart.found.shares.mean(0))
     shares = np.zeros((len(bags), len(caught)), np.float32)
     shares[train] = apart.found.shares
@@ -107,7 +108,7 @@ def make_fold(
     dense = [feature_names().index(n) for n in DENSITY] if mean.shape[1] == len(feature_names()) else [0, 1, 2]
     panel = counts[:, columns].toarray().astype(np.float32)
     table = SlideTable(ready, mean, mean[:, dense], ex.target(counts, columns), panel, panel.sum(1), patient, shares)
-    return Fold(table.rows(train), table.rows(test), columns, caught, list(profiles.index), absent)
+    return Fold(table.rows(train), table.rows(test), columns, caught, list(profiles.index), absent, apart)
 
 
 def mean(fold: SlideFold) -> np.ndarray:
@@ -217,11 +218,14 @@ def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, residu
     unseen = np.zeros_like(train.target)
     for held_out in train.inner_folds():
         part = fold.inner(held_out)
-        unseen[held_out] = cpnn_answer(train_cpnn(part, **training), part.test)[1]
-    z, x, y = (v - v.mean(0) for v in (unseen, train.mean, train.target))
+        told = cpnn_answer(train_cpnn(part, **training), part.test)[1]
+        # The mean of those a network saw runs against the mean of those it did not: between inner folds z would fall
+        # where y rises, and a good prediction would look worse than none.
+        unseen[held_out] = told - told.mean(0)
+    z, x, y = unseen, train.mean - train.mean.mean(0), train.target - train.target.mean(0)
     plus = residual.fit_residual(z, x, y, train.group, train.inner_folds())
-    of_test = cpnn_answer(model, fold.test)[1]
-    return plus(of_test - unseen.mean(0), fold.test.mean - train.mean.mean(0)) + train.target.mean(0), plus
+    of_train, of_test = (cpnn_answer(model, table)[1] for table in (train, fold.test))
+    return plus(of_test - of_train.mean(0), fold.test.mean - train.mean.mean(0)) + train.target.mean(0), plus
 
 
 METHODS = {

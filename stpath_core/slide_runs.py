@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 
 from stpath_core import expression as ex
 from stpath_core import keys, slide_methods
-from stpath_core.expression_folds import take_apart
+from stpath_core.fit import one_torch_thread
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, random_profiles
 from stpath_core.spot_methods import FREE, WEIGHTS, Training
+from stpath_core.tissue.parallel import each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,14 @@ def ablations(fold: slide_methods.SlideFold, training: Training) -> dict[str, np
     }
 
 
+def _hold_out(bags, bulk, reference, known, training, n_genes, with_ablations, test):
+    """One fold, its predictions, its CPNN and what `beyond` chose. On one thread: the matrices are small."""
+    with one_torch_thread():
+        fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
+        found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
+        return fold, found | (ablations(fold, training) if with_ablations else {}), model, plus
+
+
 def hold_out(
     bags: Sequence[np.ndarray],
     bulk: AnnData,
@@ -67,9 +77,11 @@ def hold_out(
     *,
     n_genes: int = ex.PANEL,
     with_ablations: bool = False,
+    workers: int = 1,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[AnnData, list[CPNN]]:
-    """Every slide predicted by models that have not seen its patient; also CPNN of each fold.
+    """Every slide predicted by models that have not seen its patient; also CPNN of each fold. workers : processes that
+    share the folds; the result does not depend on them.
 
     bags, bulk : as of `slide_methods.make_fold`; obsm["composition"] true shares by the types of `reference`, if known.
     Returns obs patient and fold; layers target, counts (panel), nb_mean and, in var, what follows; one layer per
@@ -87,11 +99,9 @@ def hold_out(
     shares = {WEIGHTS: np.zeros((bulk.n_obs, len(types)), np.float32)}
     shares["deconvolved"] = shares[WEIGHTS].copy()
     fold_of, chosen, models = np.full(bulk.n_obs, -1), [], []
-    for number, test in enumerate(progress(splits)):
-        fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
-        found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
-        if with_ablations:
-            found |= ablations(fold, training)
+    each_fold = partial(_hold_out, bags, bulk, reference, known, training, n_genes, with_ablations)
+    answers = each(each_fold, splits, workers=workers)
+    for number, (test, (fold, found, model, plus)) in enumerate(progress(list(zip(splits, answers, strict=True)))):
         weights, profile = slide_methods.mixtures(model, fold.test)
         theta = model.log_theta.detach().exp().cpu().numpy()
         kept = {"target": fold.test.target, "counts": fold.test.counts, "nb_mean": profile * fold.test.library[:, None]}
@@ -99,8 +109,7 @@ def hold_out(
         for name, values in kept.items():
             layers.setdefault(name, np.full(bulk.shape, np.nan, np.float32))[np.ix_(test, fold.columns)] = values
         shares[WEIGHTS][test] = weights
-        apart = take_apart(bulk.layers[keys.COUNTS][~test], bulk.var_names, reference)
-        shares["deconvolved"][test] = apart.shares_of(bulk.layers[keys.COUNTS][test], bulk.var_names)
+        shares["deconvolved"][test] = fold.apart.shares_of(bulk.layers[keys.COUNTS][test], bulk.var_names)
         fold_of[test] = number
         models.append(model)
         chosen.append({"slope": plus.slope, "rank": plus.residual.rank, "alpha": plus.residual.alpha,

@@ -118,7 +118,8 @@ def composition_score(guess: np.ndarray, types: list[str], true: np.ndarray, nam
 @lru_cache(maxsize=1)
 def bags_of(seed: int, n: int) -> tuple[np.ndarray, ...]:
     """Features of the slides of a seed: half a second a slide, and the same whatever the effects on expression."""
-    return tuple(bag.features for bag in tissue.slide_cohort(n, seed=seed, workers=WORKERS).bags.values())
+    cohort = tissue.slide_cohort(n, seed=seed, common_stain=True, workers=WORKERS)
+    return tuple(bag.features for bag in cohort.bags.values())
 
 
 @lru_cache(maxsize=2)

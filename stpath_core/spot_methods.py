@@ -55,7 +55,7 @@ def make_fold(adata: AnnData, profiles: pd.DataFrame, test: np.ndarray, *, n_gen
         section=section,
         shares=shares,
     )
-    return Fold(whole.rows(~test), whole.rows(test), columns, caught, list(profiles.index), absent)
+    return Fold(whole.rows(~test), whole.rows(test), columns, caught, list(profiles.index), absent, apart)
 
 
 def mean(fold: SpotFold) -> np.ndarray:

@@ -36,10 +36,12 @@ def cut_patches(image: np.ndarray, centres_px: np.ndarray, *, patch_px: int) -> 
         message += f"({xy[outside][0, 0]:.0f}, {xy[outside][0, 1]:.0f}): are x and y swapped, or is it another image?"
         raise InputError(message)
     corner = np.round(xy - patch_px / 2).astype(int)  # (n, 2) x, y, of the image
-    out = np.full((len(xy), patch_px, patch_px, 3), WHITE, np.uint8)
+    out = np.empty((len(xy), patch_px, patch_px, 3), np.uint8)
     for patch, (x, y) in zip(out, corner, strict=True):
         top, left = max(y, 0), max(x, 0)
         seen = image[top : y + patch_px, left : x + patch_px]
+        if seen.shape != patch.shape:
+            patch[:] = WHITE
         patch[top - y : top - y + seen.shape[0], left - x : left - x + seen.shape[1]] = seen
     return out
 

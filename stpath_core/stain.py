@@ -16,6 +16,9 @@ _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of a grey 
 MEDIAN, SPREAD = np.array([0.35, 0.60, 0.35]), np.array([0.28, 0.35, 0.24])
 _GLASS = 220  # grey level of green, which both stains absorb, above which a pixel is bare glass
 _ENOUGH = 1000  # pixels of tissue that are needed to know a stain
+_STAINED = 0.15  # optical density (base 10) in every channel, above which a pixel says what the stains look like
+_FULL = 99  # percentile of an amount of stain that stands for "as dark as it gets"
+AMOUNTS = np.array([0.7, 0.5])  # hematoxylin and eosin of that percentile in the common stain, optical density
 
 
 def optical_density(image: np.ndarray) -> np.ndarray:
@@ -57,3 +60,41 @@ def standardise_stain(image: np.ndarray) -> np.ndarray:
         table = np.clip(256 * np.exp(-wanted) - 1, 0, 255).round().astype(np.uint8)
         out[..., channel] = table[image[..., channel]]
     return out
+
+
+def stain_vectors(image: np.ndarray) -> np.ndarray:
+    """(2, 3) unit colour vectors of hematoxylin and eosin that this image itself shows (Macenko et al. 2009).
+
+    Raises InputError where fewer than a thousand pixels are stained.
+    """
+    density = optical_density(image).reshape(-1, 3)
+    return _vectors(density[(density > _STAINED).all(1)])
+
+
+def _vectors(stained: np.ndarray) -> np.ndarray:
+    if len(stained) < _ENOUGH:
+        message = f"{len(stained)} pixels are stained; {_ENOUGH} are needed to know the colour of two stains"
+        raise InputError(message)
+    plane = np.linalg.eigh(np.cov(stained.T))[1][:, [2, 1]]
+    plane *= np.where(plane.sum(0) < 0, -1, 1)
+    angle = np.arctan2(*(stained @ plane).T[::-1])
+    two = np.stack([plane @ [np.cos(a), np.sin(a)] for a in np.percentile(angle, [1, 99])])
+    two = two[np.argsort(-two[:, 0])]  # hematoxylin takes more red out
+    return two / np.linalg.norm(two, axis=1, keepdims=True)
+
+
+def normalise_macenko(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 H&E -> the same tissue in stains of one colour and one strength (Macenko et al. 2009, ISBI).
+
+    The two stain vectors of the image are taken for the fixed axes of Ruifrok and Johnston, and each stain's 99th
+    percentile for one amount. Give a whole slide, or all tiles of it in one column: what a slide holds more of than
+    another stays, what its laboratory did goes. An image with hardly any tissue comes back as it is.
+    """
+    density = optical_density(image).reshape(-1, 3)
+    stained = (density > _STAINED).all(1)
+    if stained.sum() < _ENOUGH:
+        return image
+    amounts = density @ np.linalg.pinv(_vectors(density[stained])).astype(np.float32)  # (pixels, 2)
+    full = np.percentile(amounts[stained], _FULL, axis=0)
+    wanted = (amounts * (AMOUNTS / np.maximum(full, 1e-3))).astype(np.float32) @ STAIN_AXES[:2].astype(np.float32)
+    return np.clip(256 * 10**-wanted - 1, 0, 255).round().astype(np.uint8).reshape(image.shape)

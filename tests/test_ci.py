@@ -14,7 +14,20 @@ import yaml
 from conftest import ROOT
 
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-TARGETS = {"tutorial", "test", "lint", "real", "lab", "book", "sync", "notebooks", "clean", "help"}
+TARGETS = {
+    "tutorial",
+    "test",
+    "test-deep",
+    "lint",
+    "real",
+    "bench",
+    "lab",
+    "book",
+    "sync",
+    "notebooks",
+    "clean",
+    "help",
+}
 
 
 def commands(job):
@@ -62,6 +75,14 @@ def test_schedule_runs_the_cpu_profile_and_only_it():
     assert commands("tutorial") == ["make tutorial FRESH=1"]
     assert WORKFLOW["jobs"]["tutorial"]["if"] == "github.event_name == 'schedule'"
     assert WORKFLOW["jobs"]["test"]["if"] == "github.event_name != 'schedule'"
+
+
+def test_schedule_tests_the_newest_versions_that_pyproject_allows():
+    job = WORKFLOW["jobs"]["newest"]
+    assert job["if"] == "github.event_name == 'schedule'"
+    assert commands("newest")[0] == 'python -m pip install -e ".[notebooks,dev]"'
+    assert "requirements.lock" not in "".join(commands("newest"))
+    assert commands("newest")[-1].startswith("python -m pytest")
 
 
 def test_workflow_can_only_read():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from stpath_core.errors import InputError
 from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
@@ -13,7 +13,7 @@ from stpath_core.likelihoods import (
     count_table,
     nb_count_term,
     nb_log_likelihood,
-    nb_spot_sum,
+    nb_profile_sum,
     nb_spot_term,
     zinb_log_likelihood,
     zinb_spot_term,
@@ -82,14 +82,28 @@ def test_the_two_terms_of_a_data_set_are_its_likelihood(zero_inflated):
 
 
 def test_the_gradient_that_is_written_out_is_autograds():
-    counts, log_mean, log_theta = tensors(draws()[0], np.log(draws()[1]), np.log(draws()[2]))
+    counts, logits, log_theta = tensors(draws()[0], 3 * np.log(draws()[1]), np.log(draws()[2]))
+    library = counts.sum(1, keepdim=True)
     weight, found = torch.rand(len(counts)), []
-    for term in (lambda *a: nb_spot_term(*a).sum(1), nb_spot_sum):
-        m, t = log_mean.clone().requires_grad_(), log_theta.clone().requires_grad_()
-        value = (weight * term(counts, m, t)).sum()
-        found.append((value.detach(), *torch.autograd.grad(value, (m, t))))
+
+    def by_steps(a, t):
+        return nb_spot_term(counts, library.log() + a.log_softmax(1), t).sum(1)
+
+    for term in (by_steps, lambda a, t: nb_profile_sum(counts, a, library, t)):
+        a, t = logits.clone().requires_grad_(), log_theta.clone().requires_grad_()
+        value = (weight * term(a, t)).sum()
+        found.append((value.detach(), *torch.autograd.grad(value, (a, t))))
     for autograd, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, autograd, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, autograd, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("theta", [1e-3, 0.7, 30.0, 1e6])
+def test_counts_beyond_the_steps_are_counted_too(theta):
+    counts = torch.tensor([[0.0, 3], [49, 48], [1300, 47], [60, 1]])
+    ours = nb_count_term(count_table(counts), torch.tensor([theta, theta], dtype=torch.float64))
+    x = counts.numpy().astype(float)
+    wanted = special.gammaln(x + theta) - special.gammaln(theta) - special.gammaln(x + 1)
+    np.testing.assert_allclose(ours, wanted.sum(1).mean(), rtol=1e-4)
 
 
 def test_kl_is_torchs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.counts import no_counts, note, whole_numbers
 from stpath_core.io.genes import SYMBOL_COLUMNS, looks_like_genes, unique_genes, with_symbols
+from stpath_core.io.guard import read_text, reads, told
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _SUMMARY = re.compile(r"^(__|N_)")  # rows that HTSeq and STAR add below or above the genes
 
 
+@reads
 def read_bulk(
     path: str | Path,
     *,
@@ -85,11 +88,12 @@ def _read(path: Path) -> pd.DataFrame:
         message = f"{path} does not exist; give a table of counts (.tsv, .csv, .txt, also .gz)"
         raise InputError(message)
     try:
-        first = pd.read_csv(path, sep="\x01", header=None, nrows=1, engine="python").iloc[0, 0]
-        separator = max(("\t", ",", ";"), key=str(first).count)
-        return pd.read_csv(path, sep=separator, index_col=0, comment="#")
+        text = read_text(path)
+        first = next(line for line in text.splitlines() if line.strip())
+        separator = max(("\t", ",", ";"), key=first.count)
+        return pd.read_csv(StringIO(text), sep=separator, index_col=0, comment="#")
     except Exception as error:
-        message = f"{path} cannot be read as a table ({error}): is it complete, and text?"
+        message = f"{path} cannot be read as a table ({told(error)}): is it complete, and text?"
         raise InputError(message) from error
 
 

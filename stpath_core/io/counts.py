@@ -33,10 +33,21 @@ def find_counts(adata: AnnData) -> tuple[str, csr_matrix] | None:
     if adata.X is not None:
         slots["X"] = adata.X
     for slot, matrix in slots.items():
+        if issparse(matrix):
+            _check_indices(matrix, slot)
         matrix = matrix[:] if not (issparse(matrix) or isinstance(matrix, np.ndarray)) else matrix  # backed
         if whole_numbers(matrix):
             return slot, csr_matrix(matrix).astype(np.int32)
     return None
+
+
+def _check_indices(matrix, slot: str) -> None:
+    """Compiled code does not look whether the indices of a sparse matrix lie inside it, and ends the process."""
+    try:
+        matrix.check_format(full_check=True)
+    except (ValueError, AttributeError) as error:
+        message = f"{slot} is damaged ({' '.join(str(error).split())[:200]}): copy the file again"
+        raise InputError(message) from error
 
 
 def with_counts(adata: AnnData, *, where: str = "the table") -> AnnData:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.io.guard import check_hdf5, reads, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Features:
         return (self.coords + self.patch_px / 2) * self.mpp
 
 
+@reads
 def read_features(path: str | Path, *, patch_px: int | None = None, mpp: float | None = None) -> Features:
     """Read one slide's features; CLAM's (1, n, d) becomes (n, d).
 
@@ -43,6 +45,7 @@ def read_features(path: str | Path, *, patch_px: int | None = None, mpp: float |
 
     path = Path(path)
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             absent = [name for name in ("features", "coords") if name not in file]
             if absent:
@@ -51,7 +54,7 @@ def read_features(path: str | Path, *, patch_px: int | None = None, mpp: float |
             features, coords = file["features"][...], file["coords"][...]
             attrs = {**file.attrs, **file["features"].attrs, **file["coords"].attrs}
     except OSError as error:
-        message = f"{path} is truncated or no HDF5 file ({error}): write it again"
+        message = f"{path} is truncated or no HDF5 file ({told(error)}): write it again"
         raise InputError(message) from error
     features, coords = (a[0] if a.ndim == 3 and len(a) == 1 else a for a in (features, coords))
     _check(features, coords, path.name)

@@ -15,6 +15,7 @@ from stpath_core.errors import InputError
 from stpath_core.io.counts import with_counts
 from stpath_core.io.frame import Frame, set_frame
 from stpath_core.io.genes import unique_genes, with_symbols
+from stpath_core.io.guard import check_parquet, reads, told
 from stpath_core.io.images import read_image
 from stpath_core.io.reference import read_h5ad
 from stpath_core.io.sdata import NO_GENE
@@ -35,6 +36,7 @@ def hest_samples(folder: str | Path) -> list[str]:
     return found
 
 
+@reads
 def open_hest(folder: str | Path, sample: str) -> AnnData:
     """Spots x genes of a Visium or ST sample: raw counts, obsm["spatial"] in pixels of wsis/ID.tif.
 
@@ -61,6 +63,7 @@ def open_hest(folder: str | Path, sample: str) -> AnnData:
     return adata
 
 
+@reads
 def open_hest_cells(folder: str | Path, sample: str, *, min_qv: float = 20.0) -> Section:
     """Nuclei and transcripts of a Xenium sample, both in pixels of its H&E, as a Section in um.
 
@@ -104,7 +107,7 @@ def _metadata(folder: Path, sample: str) -> dict:
     try:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
-        message = f"{path} is truncated or no JSON ({error}): download it again"
+        message = f"{path} is truncated or no JSON ({told(error)}): download it again"
         raise InputError(message) from error
 
 
@@ -126,9 +129,10 @@ def _nuclei(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     import geopandas
 
     try:
+        check_parquet(path)
         frame = geopandas.read_parquet(path)
     except Exception as error:
-        message = f"{path} is truncated or no table of outlines ({error}): download it again"
+        message = f"{path} is truncated or no table of outlines ({told(error)}): download it again"
         raise InputError(message) from error
     kept = frame[frame.geometry.geom_type == "Polygon"]
     if not len(kept):
@@ -141,6 +145,7 @@ def _transcripts(path: Path, nuclei: pd.DataFrame, mpp: float, min_qv: float) ->
     import pyarrow.parquet as pq
 
     try:
+        check_parquet(path)
         there = pq.read_schema(path).names
         lacking = [c for c in ("he_x", "he_y", "feature_name", "cell_id") if c not in there]
         if lacking:
@@ -151,7 +156,7 @@ def _transcripts(path: Path, nuclei: pd.DataFrame, mpp: float, min_qv: float) ->
     except InputError:
         raise
     except Exception as error:
-        message = f"{path} is truncated or no parquet file ({error}): download it again"
+        message = f"{path} is truncated or no parquet file ({told(error)}): download it again"
         raise InputError(message) from error
     text = {
         c: table[c].map(lambda v: v.decode() if isinstance(v, bytes) else str(v)) for c in ("feature_name", "cell_id")

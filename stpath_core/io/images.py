@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from stpath_core.errors import InputError
+from stpath_core.io.guard import check_picture, check_tiff, told
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".btf")
 PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -34,7 +35,7 @@ def read_image(path: str | Path, *, mpp: float | None = None) -> tuple[np.ndarra
     except InputError:
         raise
     except Exception as error:
-        message = f"{path} cannot be read as an image ({error}): is the file complete?"
+        message = f"{path} cannot be read as an image ({told(error)}): is the file complete?"
         raise InputError(message) from error
     scale = settle_mpp(own, mpp, path.name)
     return as_rgb(pixels, path.name), scale
@@ -89,6 +90,7 @@ def _read_plain(path: Path) -> tuple[np.ndarray, float | None]:
 
     Image.MAX_IMAGE_PIXELS = None  # tissue is large
     with Image.open(path) as image:
+        check_picture(path, image)
         mode, mpp = image.mode, plain_mpp(image)
         if mode not in ("RGB", "RGBA", "P"):
             message = f"{path.name} has colour mode {mode}; expected an 8-bit RGB image"
@@ -107,6 +109,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        check_tiff(path, file)
         series = file.series[0]
         pixels, axes = series.asarray(), series.axes
         mpp = tiff_mpp(file)

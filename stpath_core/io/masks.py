@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stpath_core.errors import InputError
+from stpath_core.io.guard import check_picture, check_tiff, reads, told
 from stpath_core.io.images import is_image_file, read_image
 from stpath_core.io.registry import Dataset, dataset
 from stpath_core.io.section import Section
@@ -16,6 +17,7 @@ from stpath_core.tissue.cell_types import SUPER_CLASSES
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
 
+@reads
 def open_mask_folder(folder: str | Path, *, entry: Dataset | str = "masks", mpp: float | None = None) -> list[Section]:
     """Read every image that has a mask into a Section, in the order of their names.
 
@@ -101,14 +103,17 @@ def read_mask(path: str | Path, *, shape: tuple[int, int]) -> np.ndarray:
         if path.suffix.lower() in (".tif", ".tiff"):
             import tifffile
 
-            mask = tifffile.imread(path)
+            with tifffile.TiffFile(path) as file:
+                check_tiff(path, file)
+                mask = file.asarray()
         else:
             from PIL import Image
 
             with Image.open(path) as image:
+                check_picture(path, image)
                 mask = np.asarray(image)
     except Exception as error:
-        message = f"{path} cannot be read as a mask ({error}): is the file complete?"
+        message = f"{path} cannot be read as a mask ({told(error)}): is the file complete?"
         raise InputError(message) from error
     if mask.shape != tuple(shape):
         message = f"{path.name} has shape {mask.shape}; its image needs {tuple(shape)}: is it another image's mask?"
@@ -162,7 +167,7 @@ def _types(folder: Path, entry: Dataset) -> dict[str, dict[int, str]] | None:
     try:
         table = pd.read_csv(folder / entry.types["file"])
     except (ValueError, OSError) as error:  # empty, no table, not UTF-8
-        message = f"{folder / entry.types['file']} cannot be read as a table ({' '.join(str(error).split())}): copy it "
+        message = f"{folder / entry.types['file']} cannot be read as a table ({told(error)}): copy it "
         raise InputError(message + "again, or remove it to go on without types") from error
     keys = [part.split("}")[0] for part in entry.types["stem"].split("{")[1:]]
     needed = [*keys, entry.types["id"], entry.types["class"]]

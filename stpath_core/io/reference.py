@@ -14,6 +14,7 @@ from stpath_core.errors import InputError
 from stpath_core.io.counts import note, with_counts
 from stpath_core.io.frame import Frame, set_frame
 from stpath_core.io.genes import unique_genes, with_symbols
+from stpath_core.io.guard import check_hdf5, reads, told
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +26,7 @@ DONOR_COLUMNS = ("donor_id", "donor", "patient", "patient_id", "Patient", "indiv
 CELL_SPACING_UM = (3.0, 100.0)  # median distance of a cell to the nearest other; cells drawn at random lie far apart
 
 
+@reads
 def open_reference(
     path: str | Path,
     *,
@@ -62,6 +64,7 @@ def open_reference(
     return adata
 
 
+@reads
 def open_named_cells(data_dir: str | Path, *, entry: str) -> AnnData:
     """Cells with raw counts that experts have named: the one h5ad of a folder, as an entry of the registry says.
 
@@ -86,6 +89,7 @@ def open_named_cells(data_dir: str | Path, *, entry: str) -> AnnData:
     return cells
 
 
+@reads
 def open_cells(
     path: str | Path,
     *,
@@ -167,10 +171,13 @@ def read_h5ad(path: str | Path) -> AnnData:
         message = f"{path} does not exist; give the path of an h5ad file"
         raise InputError(message)
     try:
+        check_hdf5(path)
         with warnings.catch_warnings(action="ignore"):  # of names that occur twice, and of old layouts: said by us
             return anndata.read_h5ad(path)
+    except InputError:
+        raise
     except Exception as error:
-        message = f"{path} is truncated or no h5ad file ({type(error).__name__}: {error}): copy it again"
+        message = f"{path} is truncated or no h5ad file ({type(error).__name__}: {told(error)}): copy it again"
         raise InputError(message) from error
 
 

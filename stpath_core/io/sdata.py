@@ -14,6 +14,7 @@ import pandas as pd
 from stpath_core.errors import InputError
 from stpath_core.io.counts import with_counts
 from stpath_core.io.genes import unique_genes, with_symbols
+from stpath_core.io.guard import check_zarr, reads, told
 from stpath_core.io.section import Section
 from stpath_core.io.xenium import outlines
 from stpath_core.io.xenium_checks import check_nuclear_size
@@ -27,6 +28,7 @@ UM_SYSTEMS = ("um", "µm", "micrometers", "micrometres", "microns", "micron")  #
 NO_GENE = re.compile(r"NegControl|BLANK|Unassigned|Deprecated|Intergenic|antisense", re.IGNORECASE)
 
 
+@reads
 def open_spatialdata(
     path: str | Path,
     *,
@@ -73,6 +75,7 @@ def open_spatialdata(
     )
 
 
+@reads
 def spatialdata_table(path: str | Path, *, table: str | None = None) -> AnnData:
     """The table of a SpatialData zarr, fit for typing: raw counts in X and layers["counts"], symbols as var_names.
 
@@ -93,12 +96,15 @@ def read_store(path: Path):
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # ome-zarr's notes about parents of labels
     try:
+        check_zarr(path)
         with warnings.catch_warnings(action="ignore"):  # of the packages below: nothing a reader could act on
             import spatialdata
 
             return spatialdata.read_zarr(path)
+    except InputError:
+        raise
     except Exception as error:
-        message = f"{path}: spatialdata cannot open it ({type(error).__name__}: {error}); is the store whole?"
+        message = f"{path}: spatialdata cannot open it ({type(error).__name__}: {told(error)}); is the store whole?"
         raise InputError(message) from error
     finally:
         logging.disable(level)

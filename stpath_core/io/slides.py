@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stpath_core.errors import InputError
+from stpath_core.io.guard import check_picture, check_tiff, told
 from stpath_core.io.images import TIFF_SUFFIXES, as_rgb, check_image_path, settle_mpp, tiff_mpp
 
 _SAME_PICTURE = 0.02  # by how much the proportions of a level may differ from those of the first
@@ -59,8 +60,10 @@ class Slide:
             raise InputError(message + f"{self.size_um[0]:.0f} x {self.size_um[1]:.0f} um")
         try:
             pixels = self._pixels(level, slice(low[1], high[1]), slice(low[0], high[0]))
+        except InputError:
+            raise
         except Exception as error:
-            message = f"{self.path} cannot be read there ({error}): is the file complete?"
+            message = f"{self.path} cannot be read there ({told(error)}): is the file complete?"
             raise InputError(message) from error
         return as_rgb(pixels, self.path.name, smallest=1), mpp
 
@@ -69,12 +72,14 @@ class Slide:
             from PIL import Image
 
             with Image.open(self.path) as image:
+                check_picture(self.path, image)
                 return np.asarray(image.convert("RGB").crop((columns.start, rows.start, columns.stop, rows.stop)))
         import tifffile
         import zarr
 
         series, within = self.series[level]
         with tifffile.TiffFile(self.path) as file:
+            check_tiff(self.path, file)
             axes = file.series[series].axes
             store = file.series[series].aszarr(level=within)
             array = zarr.open_array(store, mode="r")
@@ -97,8 +102,10 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
     path = check_image_path(path, mpp=mpp)
     try:
         found = _levels(path) if path.suffix.lower() in TIFF_SUFFIXES else _plain(path)
+    except InputError:
+        raise
     except Exception as error:
-        message = f"{path} cannot be read as an image ({error}): is the file complete?"
+        message = f"{path} cannot be read as an image ({told(error)}): is the file complete?"
         raise InputError(message) from error
     own, shapes, series = found
     return Slide(path, settle_mpp(own, mpp, path.name), shapes, series)
@@ -111,6 +118,7 @@ def _plain(path: Path):
 
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(path) as image:
+        check_picture(path, image)
         return plain_mpp(image), ((image.height, image.width),), ((0, 0),)
 
 
@@ -119,6 +127,7 @@ def _levels(path: Path):
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        check_tiff(path, file)
         shapes, where = [], []
         for s, series in enumerate(file.series):
             for k, level in enumerate(series.levels):

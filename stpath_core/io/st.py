@@ -6,7 +6,6 @@ positions), and perhaps `labels/NAME_labeled_coordinates.tsv` and `images/` with
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.counts import no_counts, note, whole_numbers
 from stpath_core.io.frame import Frame, set_frame
+from stpath_core.io.guard import read_text, reads, told
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +39,7 @@ def st_sections(folder: str | Path, *, labelled: bool = False) -> list[str]:
     return [n for n in names if _labels_file(folder, n).is_file()] if labelled else names
 
 
+@reads
 def open_st(
     folder: str | Path, sections: Sequence[str] | None = None, *, patient: str = r"^([A-Za-z]+)"
 ) -> dict[str, AnnData]:
@@ -87,10 +88,8 @@ def _open(folder: Path, name: str, patient: str) -> AnnData:
 
 def _counts(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     """Spots, genes and (n, g) int32 of a table with a header of genes; row by row: three times faster than pandas."""
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            header, *lines = file.read().splitlines()
+        header, *lines = read_text(path).splitlines()
         genes = header.split("\t")[1:]
         spots = [line.split("\t", 1)[0] for line in lines]
         values = np.array([np.fromstring(line.split("\t", 1)[1], sep="\t") for line in lines])
@@ -98,7 +97,7 @@ def _counts(path: Path) -> tuple[list[str], list[str], np.ndarray]:
             message = f"{values.shape} numbers for {len(spots)} spots and {len(genes)} genes"
             raise ValueError(message)
     except Exception as error:
-        message = f"{path} is truncated or no table of spots x genes ({error}): copy it again"
+        message = f"{path} is truncated or no table of spots x genes ({told(error)}): copy it again"
         raise InputError(message) from error
     if not whole_numbers(values):
         raise InputError(no_counts(values, where=path.name))
@@ -161,6 +160,7 @@ def _labels_file(folder: Path, name: str) -> Path:
     return folder / "labels" / f"{name}_labeled_coordinates.tsv"
 
 
+@reads
 def st_labels(folder: str | Path, section: str) -> pd.DataFrame:
     """Every row of a section's file of labels: columns spot (XxY, or None where the row has no position), label."""
     path = _labels_file(Path(folder), section)
@@ -206,7 +206,7 @@ def _table(path: Path, needed: list[str], *, separator: str = "\t") -> pd.DataFr
     try:
         table = pd.read_csv(path, sep=separator)
     except Exception as error:
-        message = f"{path} is missing or no table ({error}): copy it again"
+        message = f"{path} is missing or no table ({told(error)}): copy it again"
         raise InputError(message) from error
     lacking = [column for column in needed if column not in table]
     if lacking:

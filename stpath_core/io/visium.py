@@ -15,6 +15,7 @@ from stpath_core.errors import InputError
 from stpath_core.io.counts import note, with_counts
 from stpath_core.io.frame import Frame, set_frame
 from stpath_core.io.genes import unique_genes
+from stpath_core.io.guard import check_hdf5, check_picture, reads, told
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +27,7 @@ DIAMETER_UM = (55.0, 65.0)
 COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
 
 
+@reads
 def open_visium(
     folder: str | Path,
     *,
@@ -124,9 +126,13 @@ def _matrix(folder: Path) -> AnnData:
         import scanpy as sc
 
         try:
+            if path.is_file():
+                check_hdf5(path)
             adata = sc.read_10x_mtx(path) if path.is_dir() else sc.read_10x_h5(path)
+        except InputError:
+            raise
         except Exception as error:
-            message = f"{path} is truncated or not the vendor's count matrix ({error}): copy it again"
+            message = f"{path} is truncated or not the vendor's count matrix ({told(error)}): copy it again"
             raise InputError(message) from error
         if "feature_types" in adata.var:
             adata = adata[:, (adata.var["feature_types"] == "Gene Expression").to_numpy()].copy()
@@ -148,7 +154,7 @@ def _positions(spatial: Path) -> pd.DataFrame:
         table = table[COLUMNS].set_index("barcode")
         table = table.astype(float)
     except Exception as error:
-        message = f"{path} is not a table of {', '.join(COLUMNS)} ({error}): copy it again"
+        message = f"{path} is not a table of {', '.join(COLUMNS)} ({told(error)}): copy it again"
         raise InputError(message) from error
     if not table.index.is_unique:
         message = f"{path} names {int(table.index.duplicated().sum())} barcodes twice: copy it again"
@@ -162,7 +168,7 @@ def _scalefactors(spatial: Path) -> dict[str, float]:
         scale = {k: float(v) for k, v in json.loads(path.read_text()).items()}
         _ = scale["spot_diameter_fullres"], scale["tissue_hires_scalef"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} is missing or lacks {error}: copy it again"
+        message = f"{path} is missing or lacks {told(error)}: copy it again"
         raise InputError(message) from error
     return scale
 
@@ -176,5 +182,6 @@ def _images(spatial: Path) -> dict[str, np.ndarray]:
         path = spatial / f"tissue_{name}_image.png"
         if path.is_file():
             with Image.open(path) as image:
+                check_picture(path, image)
                 out[name] = np.asarray(image.convert("RGB"))
     return out

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from stpath_core.errors import InputError
+from stpath_core.io.guard import check_hdf5, check_parquet, check_tiff, reads, told
 from stpath_core.io.section import Section
 from stpath_core.io.xenium_checks import check_finite, check_nuclear_size, check_place, usable_transcripts
 
@@ -26,6 +27,7 @@ COLUMNS = {
 OTHER_FILES = ("experiment.xenium", "cell_feature_matrix.h5", "cells.zarr.zip")
 
 
+@reads
 def open_xenium(
     folder: str | Path,
     *,
@@ -111,13 +113,14 @@ def check_bundle(folder: str | Path) -> tuple[dict, Path]:
         specs = json.loads((folder / "experiment.xenium").read_text())
         float(specs["pixel_size"])
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{folder / 'experiment.xenium'} is not the run's JSON with a pixel_size ({error}): copy it again"
+        message = f"{folder / 'experiment.xenium'} is not the run's JSON with a pixel_size ({told(error)}): copy it"
         raise InputError(message) from error
     for name, needed in COLUMNS.items():
         try:
+            check_parquet(folder / name)
             file = pq.ParquetFile(folder / name)
         except (pa.ArrowInvalid, OSError) as error:
-            message = f"{folder / name} is truncated or not a parquet file ({error}): copy it again"
+            message = f"{folder / name} is truncated or not a parquet file ({told(error)}): copy it again"
             raise InputError(message) from error
         lacking = [column for column in needed if column not in file.schema_arrow.names]
         if lacking:
@@ -147,10 +150,11 @@ def _check_counts(path: Path) -> None:
     import h5py
 
     try:
+        check_hdf5(path)
         with h5py.File(path, "r") as file:
             data, names = file["matrix/data"][...], file["matrix/features/name"][...]
     except (OSError, KeyError) as error:
-        message = f"{path} is truncated or not the vendor's count matrix ({error}): copy it again"
+        message = f"{path} is truncated or not the vendor's count matrix ({told(error)}): copy it again"
         raise InputError(message) from error
     if len(data) and (data.min() < 0 or (data.dtype.kind == "f" and np.any(data % 1))):
         worst = data[(data < 0) | (data % 1 != 0)][0]
@@ -176,17 +180,20 @@ def _check_image(folder: Path) -> Path:
     try:
         matrix = pd.read_csv(alignment, header=None).to_numpy(float)
     except ValueError as error:
-        message = f"{alignment} is not a table of numbers ({error}); expected a 3 x 3 matrix"
+        message = f"{alignment} is not a table of numbers ({told(error)}); expected a 3 x 3 matrix"
         raise InputError(message) from error
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:2, :2])) < 1e-9:
         message = f"{alignment} has shape {matrix.shape}; expected an invertible 3 x 3 matrix"
         raise InputError(message + " from H&E pixels to assay pixels")
     try:
         with tifffile.TiffFile(found[0]) as file:
+            check_tiff(found[0], file)
             shape, axes = file.series[0].shape, file.series[0].axes
             file.pages[0].asarray()
+    except InputError:
+        raise
     except Exception as error:
-        message = f"{found[0]} cannot be read as an image ({error}): copy it again"
+        message = f"{found[0]} cannot be read as an image ({told(error)}): copy it again"
         raise InputError(message) from error
     if len(shape) != 3 or shape[-1] != 3:
         message = f"{found[0].name} is stored as {axes} {shape}; expected interleaved RGB, (H, W, 3): write it again so"
@@ -205,7 +212,9 @@ def _read(folder: Path):
                 morphology_mip=False, morphology_focus=False,
             )  # fmt: skip
         except Exception as error:
-            message = f"{folder}: spatialdata-io cannot open it ({type(error).__name__}: {error}); is the run complete?"
+            message = (
+                f"{folder}: spatialdata-io cannot open it ({type(error).__name__}: {told(error)}); is the run whole?"
+            )
             raise InputError(message) from error
 
 
@@ -280,7 +289,7 @@ def _transcripts(folder: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], min
             folder / "transcripts.parquet", columns=names + optional, read_dictionary=["cell_id", "feature_name"]
         )
     except (pa.ArrowInvalid, OSError) as error:
-        message = f"{folder / 'transcripts.parquet'} is truncated or damaged ({error}): copy it again"
+        message = f"{folder / 'transcripts.parquet'} is truncated or damaged ({told(error)}): copy it again"
         raise InputError(message) from error
     for column, values in (("feature_name", pd.Index(genes)), ("cell_id", pd.Index(nuclei["cell_id"]))):
         codes = table[column].combine_chunks()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stpath_core.likelihoods import nb_log_likelihood, nb_spot_sum, zinb_log_likelihood, zinb_spot_term
+from stpath_core.likelihoods import nb_log_likelihood, nb_profile_sum, zinb_log_likelihood, zinb_spot_term
 
 
 def mlp(n_in: int, n_out: int, *, layers: int, dropout: float) -> nn.Sequential:
@@ -32,17 +32,25 @@ def mlp(n_in: int, n_out: int, *, layers: int, dropout: float) -> nn.Sequential:
 
 
 class Gaussian(nn.Module):
-    """A diagonal normal whose mean and log variance are read off an input (B, n_in)."""
+    """A diagonal normal whose mean and log variance are read off an input (B, n_in).
 
-    def __init__(self, n_in: int, latent: int, *, hidden: int, layers: int, dropout: float) -> None:
+    straight : a linear path from input to mean beside the layers. Most of what a spot says is linear in its log
+    expression; without that path the layers have to learn it first, and twice as many steps reach less.
+    """
+
+    def __init__(
+        self, n_in: int, latent: int, *, hidden: int, layers: int, dropout: float, straight: bool = False
+    ) -> None:
         super().__init__()
         self.body = mlp(n_in, hidden, layers=layers, dropout=dropout)
         self.mean = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
+        self.straight = nn.Linear(n_in, latent, bias=False) if straight else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.body(x)
-        return self.mean(h), self.log_variance(h).clamp(-10, 10)  # (B, L), (B, L)
+        mean = self.mean(h) if self.straight is None else self.mean(h) + self.straight(x)
+        return mean, self.log_variance(h).clamp(-10, 10)  # (B, L), (B, L)
 
 
 class NBDecoder(nn.Module):
@@ -51,8 +59,9 @@ class NBDecoder(nn.Module):
     def __init__(self, latent: int, n_batches: int, n_genes: int, *, hidden: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.body = mlp(latent + n_batches, hidden, layers=layers, dropout=dropout)
-        # what a batch does to a gene is mostly a factor of its own: a term the hidden layer need not spend width on
-        self.profile = nn.Linear(hidden + n_batches, n_genes)
+        # what a batch does to a gene is mostly a factor of its own, and much of what z says is linear, too: terms that
+        # the hidden layer need not spend width on
+        self.profile = nn.Linear(hidden + n_batches + latent, n_genes)
         self.log_theta = nn.Parameter(torch.zeros(n_genes))
 
     def forward(self, z: Tensor, batch: Tensor, library: Tensor) -> tuple[Tensor, ...]:
@@ -61,11 +70,12 @@ class NBDecoder(nn.Module):
         return library.log() + log_rho, self.log_theta
 
     def hidden(self, z: Tensor, batch: Tensor) -> Tensor:
-        return torch.cat([self.body(torch.cat([z, batch], 1)), batch], 1)  # (B, H + S)
+        given = torch.cat([z, batch], 1)
+        return torch.cat([self.body(given), given], 1)  # (B, H + L + S)
 
     def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """What of log p(x | z, s, l) depends on z, summed over genes: (B,). The rest is `likelihoods.nb_count_term`."""
-        return nb_spot_sum(counts, *self(z, batch, library))
+        return nb_profile_sum(counts, self.profile(self.hidden(z, batch)), library, self.log_theta)
 
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """log p(x | z, s, l), summed over genes: (B,)."""
@@ -77,7 +87,7 @@ class ZINBDecoder(NBDecoder):
 
     def __init__(self, latent: int, n_batches: int, n_genes: int, *, hidden: int, layers: int, dropout: float) -> None:
         super().__init__(latent, n_batches, n_genes, hidden=hidden, layers=layers, dropout=dropout)
-        self.zero = nn.Linear(hidden + n_batches, n_genes)
+        self.zero = nn.Linear(hidden + n_batches + latent, n_genes)
 
     def forward(self, z: Tensor, batch: Tensor, library: Tensor) -> tuple[Tensor, ...]:
         """log mean (B, G), log theta (G,), logit of the extra zero (B, G)."""
@@ -110,7 +120,7 @@ class GeneVAE(nn.Module):
         # a gene's mean over the training spots says nothing of a spot, and LayerNorm would see little else beside it
         self.register_buffer("centre", torch.zeros(n_inputs))
         self.register_buffer("scale", torch.ones(n_inputs))
-        self.encoder = Gaussian(n_inputs, latent, **size)
+        self.encoder = Gaussian(n_inputs, latent, **size, straight=True)
         self.decoder = decoder(latent, n_batches, n_genes, **(size | {"dropout": 0.0}))  # as in scVI
 
     def standardise(self, x: Tensor) -> GeneVAE:

@@ -93,7 +93,7 @@ def train_bags(
     *,
     steps: int,
     batch_size: int = 16,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     seed: int = 0,
     device: str = "cpu",
 ) -> list[dict[str, float]]:

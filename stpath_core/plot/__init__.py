@@ -14,6 +14,7 @@ from stpath_core.plot.style import (
     scalebar,
     type_names,
 )
+from stpath_core.plot.together import three_views
 
 __all__ = [
     "COLOURS",
@@ -45,6 +46,7 @@ __all__ = [
     "share_bars",
     "spot_map",
     "target_matrices",
+    "three_views",
     "tissue_colour",
     "training_curves",
     "training_tiles",

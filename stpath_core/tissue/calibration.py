@@ -42,18 +42,6 @@ def stain_densities(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return amounts[..., 0], amounts[..., 1]
 
 
-def stain_vectors(image: np.ndarray) -> np.ndarray:
-    """(2, 3) unit colour vectors of hematoxylin and eosin that this image itself shows (Macenko et al. 2009)."""
-    od = optical_density(image).reshape(-1, 3)
-    od = od[(od > 0.15).all(1)]
-    plane = np.linalg.eigh(np.cov(od.T))[1][:, [2, 1]]
-    plane *= np.where(plane.sum(0) < 0, -1, 1)
-    angle = np.arctan2(*(od @ plane).T[::-1])
-    two = np.stack([plane @ [np.cos(a), np.sin(a)] for a in np.percentile(angle, [1, 99])])
-    two = two[np.argsort(-two[:, 0])]  # hematoxylin takes more red out
-    return two / np.linalg.norm(two, axis=1, keepdims=True)
-
-
 def measure_tile(image: np.ndarray, instances: np.ndarray, *, mpp: float) -> dict[str, float]:
     """What one H&E tile and its nuclear masks look like in numbers.
 

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from stpath_core import features, keys
 from stpath_core.errors import InputError
+from stpath_core.stain import normalise_macenko
 from stpath_core.tissue.architecture import Architecture, grow
 from stpath_core.tissue.assay_effects import AssayEffects
 from stpath_core.tissue.batch import gene_batch
@@ -63,6 +64,7 @@ def slide_cohort(
     effects: AssayEffects | None = None,
     keep_tiles: bool = False,
     images: bool = True,
+    common_stain: bool = False,
     workers: int = 1,
 ) -> SlideCohort:
     """One slide of `tiles` x `tiles` H&E tiles (224 px at 0.5 um/px) for each of `slides` patients, and its bulk.
@@ -70,6 +72,7 @@ def slide_cohort(
     bulk : (slides, 2,000 genes) X and layers["counts"] raw int32; layers["expected"] what the slide's cells express,
     per 10,000, before noise and batch; obsm["composition"], obsm["mrna_share"] true shares of cells and molecules by
     type. Bags hold `features.tile_features` of the tiles; with `keep_tiles` the tiles too, for an encoder of yours.
+    common_stain=True takes the features (not the tiles) after `stain.normalise_macenko`, slide by slide.
     images=False leaves the bags out and makes the same bulk in a tenth of the time: for effects that no image shows.
     """
     from anndata import AnnData
@@ -80,7 +83,7 @@ def slide_cohort(
         raise InputError(message)
     shares = region_shares(organ, slides, seed=seed + _FIRST_PATIENT, effects=effects, balanced=True)
     jobs = [(_FIRST_PATIENT * (seed + 1) + k, shares[k]) for k in range(slides)]
-    show = {"keep_tiles": keep_tiles, "images": images}
+    show = {"keep_tiles": keep_tiles, "images": images, "common_stain": common_stain}
     make = partial(_one_slide, organ=organ, tiles=tiles, effects=effects, seed=seed, **show)
     bags, molecules, counts, composition, mrna, n_cells = zip(*each(make, jobs, workers=workers), strict=True)
     names = [f"slide_{k:04d}" for k in range(slides)]
@@ -96,26 +99,33 @@ def slide_cohort(
 
 
 def _one_slide(
-    job: tuple[int, dict], *, organ: str, tiles: int, effects: AssayEffects, seed: int, keep_tiles: bool, images: bool
+    job: tuple[int, dict], *, organ: str, tiles: int, effects: AssayEffects, seed: int, images: bool, **show: bool
 ):
     patient, mixture = job
     own = int(np.random.SeedSequence([seed, ORGANS.index(organ), patient, 701]).generate_state(1)[0])
     side = tiles * TILE_PX * TILE_MPP
     arch = grow(organ, size_um=(side, side), seed=0, patient=patient, mixture=mixture, composition=effects.composition)
-    bag = _bag(arch, tiles=tiles, effects=effects, seed=own, keep_tiles=keep_tiles) if images else None
+    bag = _bag(arch, tiles=tiles, effects=effects, seed=own, **show) if images else None
     return bag, *_bulk(arch, effects=effects, seed=own), len(arch.cells)
 
 
-def _bag(arch: Architecture, *, tiles: int, effects: AssayEffects, seed: int, keep_tiles: bool) -> Bag:
+def _bag(
+    arch: Architecture, *, tiles: int, effects: AssayEffects, seed: int, keep_tiles: bool, common_stain: bool
+) -> Bag:
     stain = patient_stain(arch.organ, arch.patient, variation=effects.stain_variation)
     image = render(arch, mpp=TILE_MPP, stain=stain, seed=seed)
-    cut = image.reshape(tiles, TILE_PX, tiles, TILE_PX, 3).swapaxes(1, 2).reshape(-1, TILE_PX, TILE_PX, 3)
+    cut = _tiled(image, tiles)
     row, column = np.divmod(np.arange(tiles**2), tiles)
     return Bag(
-        features=features.tile_features(cut, mpp=TILE_MPP),
+        features=features.tile_features(_tiled(normalise_macenko(image), tiles) if common_stain else cut, mpp=TILE_MPP),
         coords=TILE_PX * np.stack([column, row], axis=1).astype(np.int64),
         tiles=cut.copy() if keep_tiles else None,
     )
+
+
+def _tiled(image: np.ndarray, tiles: int) -> np.ndarray:
+    """A square image -> (tiles * tiles, TILE_PX, TILE_PX, 3), row by row."""
+    return image.reshape(tiles, TILE_PX, tiles, TILE_PX, 3).swapaxes(1, 2).reshape(-1, TILE_PX, TILE_PX, 3)
 
 
 def _bulk(arch: Architecture, *, effects: AssayEffects, seed: int):

@@ -1,0 +1,161 @@
+"""Genes: correlations per gene, the NB likelihood, batches of sparse counts, mixing. Run by `make bench`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from beside import close, race, sizes, write
+from scipy.sparse import csr_matrix
+from scipy.stats import pearsonr, spearmanr
+
+from stpath_core import expression, likelihoods, mixing
+from stpath_core.gene_encoding import EVAL_ROWS, _dense
+
+
+def pair(n: int, genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Measured log1p counts, mostly ties, and predictions that follow them, (n, genes) float32 each."""
+    rng = np.random.default_rng(0)
+    true = np.log1p(rng.poisson(0.3 + rng.gamma(0.7, 2, genes), (n, genes))).astype(np.float32)
+    return true, (true + rng.normal(0, 1, true.shape)).astype(np.float32)
+
+
+def correlations(n: int, genes: int) -> list[dict]:
+    """Pearson and Spearman of each gene, two measures raced apart."""
+    true, pred = pair(n, genes)
+    x, y = torch.from_numpy(true), torch.from_numpy(pred)
+
+    def torchmetrics_pearson() -> np.ndarray:
+        from torchmetrics import PearsonCorrCoef
+
+        return PearsonCorrCoef(num_outputs=genes)(y, x).numpy()
+
+    def torchmetrics_spearman() -> np.ndarray:
+        from torchmetrics import SpearmanCorrCoef
+
+        return SpearmanCorrCoef(num_outputs=genes)(y, x).numpy()
+
+    size = f"{n:,} spots x {genes:,} genes"
+    peers = {
+        "torchmetrics": torchmetrics_pearson,
+        "scipy, gene by gene": lambda: np.array([pearsonr(true[:, g], pred[:, g])[0] for g in range(genes)]),
+    }
+    rows = race(
+        "Pearson per gene", size, lambda: expression.pearson(true, pred), peers,
+        equal=dict.fromkeys(peers, close(2e-4, "coefficients")), goal={"torchmetrics": 50.0},
+    )  # fmt: skip
+    peers = {
+        "torchmetrics": torchmetrics_spearman,
+        "scipy, gene by gene": lambda: np.array([spearmanr(true[:, g], pred[:, g])[0] for g in range(genes)]),
+    }
+    return rows + race(
+        "Spearman per gene", size, lambda: expression.spearman(true, pred), peers,
+        equal=dict.fromkeys(peers, close(2e-4, "coefficients")), goal={"scipy, gene by gene": 1.8},
+    )  # fmt: skip
+
+
+def likelihood(n: int, genes: int) -> list[dict]:
+    """NB of a batch with its gradient. The count term is of the whole data set, once a step, as in training."""
+    rng = np.random.default_rng(1)
+    counts = torch.from_numpy(rng.poisson(rng.gamma(0.7, 2, genes), (n, genes)).astype(np.float32))
+    log_mean = torch.from_numpy(rng.normal(0, 1, (n, genes)).astype(np.float32))
+    log_theta = torch.from_numpy(rng.normal(1, 1, genes).astype(np.float32))
+    table = likelihoods.count_table(counts)
+
+    def graded(of) -> np.ndarray:
+        m, t = (v.clone().requires_grad_() for v in (log_mean, log_theta))
+        value = of(m, t)
+        value.backward()
+        return np.r_[float(value.detach()), m.grad.norm(), t.grad.norm()]
+
+    def ours() -> np.ndarray:
+        return graded(
+            lambda m, t: likelihoods.nb_spot_sum(counts, m, t).mean() + likelihoods.nb_count_term(table, t.exp())
+        )
+
+    def scvi() -> np.ndarray:
+        from scvi.distributions import NegativeBinomial
+
+        return graded(lambda m, t: NegativeBinomial(mu=m.exp(), theta=t.exp()).log_prob(counts).sum(1).mean())
+
+    def of_torch() -> np.ndarray:
+        from torch.distributions import NegativeBinomial
+
+        return graded(
+            lambda m, t: NegativeBinomial(t.exp(), logits=m - t, validate_args=False).log_prob(counts).sum(1).mean()
+        )
+
+    def agree(a: np.ndarray, b: np.ndarray) -> str:
+        np.testing.assert_allclose(b, a, rtol=1e-3)
+        return f"likelihood and norms of its gradients within {np.abs(b / a - 1).max():.0e} of ours"
+
+    peers = {"scvi-tools NegativeBinomial": scvi, "torch.distributions": of_torch}
+    return race("NB likelihood and gradient", f"{n:,} x {genes:,}", ours, peers, equal=dict.fromkeys(peers, agree))
+
+
+def batches(n: int, genes: int, *, share: float = 0.1) -> list[dict]:
+    """An epoch of sparse counts as dense float32 batches: blocks as `encode` takes them, rows in order."""
+    rng = np.random.default_rng(2)
+    rows, cols = rng.integers(n, size=int(n * genes * share)), rng.integers(genes, size=int(n * genes * share))
+    counts = csr_matrix((np.ones(len(rows), np.float32), (rows, cols)), shape=(n, genes))
+
+    def ours() -> float:
+        return sum(float(torch.from_numpy(_dense(counts[i : i + EVAL_ROWS])).sum()) for i in range(0, n, EVAL_ROWS))
+
+    def slices() -> float:
+        return sum(float(torch.from_numpy(counts[i : i + 128].toarray()).sum()) for i in range(0, n, 128))
+
+    def one_by_one() -> float:
+        return sum(float(torch.from_numpy(counts[i].toarray()).sum()) for i in range(n))
+
+    def scvi() -> float:
+        from anndata import AnnData
+        from scvi.dataloaders import AnnDataLoader
+        from scvi.model import SCVI
+
+        adata = AnnData(counts)
+        SCVI.setup_anndata(adata)
+        manager = SCVI._get_most_recent_anndata_manager(adata)
+        return sum(float(b["X"].sum()) for b in AnnDataLoader(manager, batch_size=128, shuffle=False))
+
+    peers = {"scvi-tools AnnDataLoader": scvi, "slices of 128 rows": slices, "row by row": one_by_one}
+    size = f"{n:,} cells x {genes:,} genes, {share:.0%} filled"
+    return race("sparse counts to batches", size, ours, peers, equal=dict.fromkeys(peers, close(0.5, "sum of counts")))
+
+
+def mixed(n: int) -> list[dict]:
+    """iLISI of four patients in 10 dimensions, the search for neighbours included on both sides."""
+    rng = np.random.default_rng(3)
+    patient = rng.integers(4, size=n)
+    z = (rng.normal(size=(n, 10)) + 0.5 * patient[:, None]).astype(np.float32)
+
+    def scib() -> float:
+        import scib_metrics
+        from scib_metrics.nearest_neighbors import pynndescent
+
+        return float(scib_metrics.ilisi_knn(pynndescent(z, n_neighbors=91), patient))
+
+    return race(
+        "iLISI", f"{n:,} spots", lambda: mixing.ilisi(z, patient), {"scib-metrics": scib},
+        equal={"scib-metrics": close(0.05, "iLISI (its neighbours are approximate)")},
+    )  # fmt: skip
+
+
+def main() -> None:
+    smoke = sizes()
+    rows = []
+    for n, genes in ((60, 8),) if smoke else ((500, 250), (2000, 250), (10_000, 250)):
+        rows += correlations(n, genes)
+    for n, genes in ((16, 40),) if smoke else ((128, 500), (128, 2000), (1024, 2000)):
+        rows += likelihood(n, genes)
+    for n in (300,) if smoke else (2_000, 8_000, 32_000):
+        rows += batches(n, 50 if smoke else 1000)
+    if not smoke:
+        write("speed_genes", rows)  # what follows compiles for a minute
+    for n in (200,) if smoke else (1000, 2000, 4000):
+        rows += mixed(n)
+    if not smoke:
+        write("speed_genes", rows)
+
+
+if __name__ == "__main__":
+    main()

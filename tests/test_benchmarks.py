@@ -1,0 +1,63 @@
+"""The benchmarks' own arithmetic, and equal results before any race; nothing here asserts a time."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+
+from conftest import ROOT
+from stpath_core import expression
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import beside
+import scaling
+import speed_genes
+import speed_spots
+
+
+def test_a_race_gives_a_ratio_for_whoever_agrees():
+    rows = beside.race("sum", "3", lambda: 6, {"a": lambda: 6.0}, equal={"a": beside.close(0)}, goal={"a": 1e-9})
+    assert rows[0]["ratio"] == pytest.approx(rows[0]["peer_ms"] / rows[0]["ours_ms"], rel=0.02)
+    assert rows[0]["met"]
+
+
+def test_a_race_refuses_another_result_and_says_who_is_absent():
+    with pytest.raises(AssertionError):
+        beside.race("sum", "3", lambda: 6, {"a": lambda: 7}, equal={"a": beside.close(0.5)})
+
+    def absent():
+        raise ImportError("no_such_peer")
+
+    rows = beside.race("sum", "3", lambda: 6, {"a": absent}, equal={"a": beside.close(0)})
+    assert "no_such_peer" in rows[0]["not_measured"]
+
+
+def test_the_slope_of_a_square_is_two():
+    work = np.array([1.0, 10, 100])
+    assert scaling.slope(work, 3 * work**2) == 2
+
+
+def test_counts_on_the_raster_agree_with_the_outlines():
+    rows = speed_spots.transcripts(36, 2000)
+    assert "alike" in next(r for r in rows if "STRtree" in r["peer"])["equal"]
+
+
+def test_ranks_of_float32_are_scipys_to_the_last_digit():
+    true, pred = speed_genes.pair(301, 7)
+    pred[:5, 0], pred[5:9, 0] = -0.0, 0.0
+    pred[0, 1], pred[1, 1] = np.inf, -np.inf
+    for values in (true, pred, -true, true.astype(float)):
+        assert np.array_equal(expression.average_ranks(values), rankdata(values, axis=0).astype(np.float32))
+
+
+def test_pearson_in_blocks_is_pearson():
+    true, pred = speed_genes.pair(50, 3000)
+    true[:, 7] = 1.0
+    wanted = [np.corrcoef(true[:, g].astype(float), pred[:, g].astype(float))[0, 1] for g in range(3000) if g != 7]
+    found = expression.pearson(true, pred)
+    assert np.isnan(found[7])
+    np.testing.assert_allclose(np.delete(found, 7), wanted, atol=1e-5)

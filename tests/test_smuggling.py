@@ -1,0 +1,148 @@
+"""What a stranger's parameters, grids, names and numbers say stays data: nothing in them is executed."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from IPython.core.formatters import DisplayFormatter
+
+from conftest import ROOT
+from stpath_core import checklist, cli, comparison, manifest
+from stpath_core.io import Section
+
+EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"><a href="javascript:alert(3)">x</a>'
+CODE = "open('HACKED', 'w').close()"
+PAYLOADS = [
+    f'"; {CODE} #', f"'; {CODE} #", f'\\"; {CODE} #', f'"""\n{CODE}\n"""', f"\n{CODE}\n", f"\r{CODE}\r",
+    f"\u2028{CODE}", f"{{{CODE}}}", f"{{0.__class__}}{CODE}", "!touch HACKED\n%%bash\ntouch HACKED", "$(touch HACKED)",
+    "`touch HACKED`", f"\\N{{BULLET}}\\x22; {CODE}", f"x = 1\\\n{CODE}", EVIL, "é☃\0",
+    "!!python/object/apply:os.system ['touch HACKED']",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects whatever in a page could run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.active: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("script", "iframe", "object", "embed", "base", "form", "link", "meta"):
+            self.active += [tag] if dict(attrs).keys() != {"charset"} else []
+        self.active += [k for k, v in attrs if k.startswith("on") or (k in ("href", "src") and "script:" in str(v))]
+
+
+def stpath(*words):
+    return cli.main([str(word) for word in words])
+
+
+def hacked(folder: Path) -> list[Path]:
+    return list(folder.rglob("HACKED"))
+
+
+@pytest.fixture
+def home(toys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    toys.add("10_one", "import json\n(run.stage / 'got.json').write_text(json.dumps([notes, note]))",
+             parameters="notes: list[str] = []  # words\nnote: str = ''  # a word")  # fmt: skip
+    return toys
+
+
+def test_values_of_a_parameter_file_reach_the_notebook_as_they_are_and_run_nothing(home, tmp_path):
+    payloads = [p for p in PAYLOADS if "\0" not in p]
+    given = {"notes": payloads, "note": "\n".join(payloads)}
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(given))
+    assert stpath("run", "10", "-f", "given.yaml", "--profile", "smoke") == cli.OK
+    (got,) = (home.folder / "data" / "cache").rglob("got.json")
+    assert json.loads(got.read_text()) == [payloads, given["note"]]
+    assert not hacked(tmp_path)
+
+
+def test_a_folder_named_with_braces_is_a_folder(home, tmp_path):
+    assert stpath("run", "10", "--out", "a{0.__class__}{note}", "--profile", "smoke") == cli.OK
+    assert list((tmp_path / "a{0.__class__}{note}").glob("*/10_one.ipynb"))
+
+
+def test_no_value_leads_a_run_out_of_its_folder(home, tmp_path):
+    (tmp_path / "data").mkdir()
+    stpath("run", "10", "-p", "dataset=../../../x", "-p", "data_dir=data", "--out", "deep/er/runs")
+    made = [p for p in tmp_path.rglob("manifest.json") if "cache" not in p.parts]
+    assert len(made) == 1
+    assert made[0].parents[1] == tmp_path / "deep" / "er" / "runs"
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch HACKED']", "!!python/name:os.system",
+                                 "!!python/module:os", "!!python/object/new:os.system [touch HACKED]"])  # fmt: skip
+def test_tags_that_would_run_code_are_refused_in_both_files(home, tmp_path, capsys, tag):
+    (tmp_path / "a.yaml").write_text(f"note: {tag}\n")
+    (tmp_path / "b.yaml").write_text(f"notebooks: [10]\ngrid:\n  note:\n  - {tag}\n")
+    assert stpath("run", "10", "-f", "a.yaml") == cli.USAGE
+    assert stpath("sweep", "b.yaml") == cli.USAGE
+    assert capsys.readouterr().err.count("cannot read the parameter file") == 2
+    assert not hacked(tmp_path)
+    assert not home.runs
+
+
+@pytest.mark.parametrize("name", ["--out=HACKED", "-pnote=1", "../evil/10_one", "/tmp/10_one.py", "10;touch HACKED"])
+def test_a_grid_names_notebooks_of_the_project_and_nothing_else(home, tmp_path, name):
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "10_evil.py").write_text(CODE)
+    name = "../evil/10_evil.py" if "evil" in name else name
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"notebooks": [name], "grid": {"seed": [0]}}))
+    if name == "/tmp/10_one.py":  # known by its name alone: the project's own is meant
+        return
+    assert stpath("sweep", "b.yaml") == cli.USAGE
+    assert not hacked(tmp_path)
+
+
+def test_points_of_a_grid_stay_in_its_folder(home, tmp_path):
+    from stpath_core import sweep
+
+    words = ["../../x", "/etc/x", "..", ".", "a/b", "C:\\x", "\n", EVIL, "x" * 300]
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"notebooks": [10], "grid": {"note": words}}))
+    points, folder = sweep.plan(tmp_path / "b.yaml", tmp_path / "swept")
+    assert {point.folder.parent for point in points} == {folder}
+    assert len({point.folder for point in points}) == len(words)
+    assert all(len(point.folder.name) < 100 for point in points)
+
+
+def test_the_page_of_a_comparison_runs_nothing_whatever_a_run_says(tmp_path):
+    for i in range(2):
+        about = {"id": f"{EVIL}{i}", "notebook": EVIL, "dataset": EVIL, "profile": EVIL, "status": EVIL, "begun": EVIL,
+                 "seconds": EVIL, "git": {"revision": EVIL}, "parameters": {EVIL: i, "note": f"{EVIL}{i}"}}  # fmt: skip
+        manifest.write_json(tmp_path / f"r{i}" / "manifest.json", about)
+        manifest.write_json(tmp_path / f"r{i}" / "metrics.json", {EVIL: 0.5 + i})
+    page, _ = comparison.write([tmp_path], tmp_path / "out", title=EVIL)
+    text = page.read_text()
+    assert "&lt;script&gt;" in text
+    assert not Page(text).active
+
+
+def _shown(value) -> list[str]:
+    data, _ = DisplayFormatter().format(value)
+    return [text for kind, text in data.items() if kind in ("text/html", "text/markdown", "image/svg+xml")]
+
+
+@pytest.mark.filterwarnings("ignore:Transforming to str index")
+def test_what_a_notebook_shows_of_names_in_data_runs_nothing():
+    frame = pd.DataFrame({EVIL: [EVIL, "b"]}, index=[EVIL, "a"])
+    adata = anndata.AnnData(np.ones((2, 1), "f4"), obs=frame, var=pd.DataFrame(index=[EVIL]))
+    finding = checklist.Finding(*(EVIL for _ in checklist.Finding.__dataclass_fields__))
+    found = checklist.as_table([finding])
+    section = Section(name=EVIL, organ=EVIL, patient=EVIL, dataset="x", image=np.zeros((16, 16, 3), np.uint8), mpp=0.5,
+                      nuclei=frame, genes=(EVIL,))  # fmt: skip
+    styled = found.style.hide(axis="index")
+    for value in (frame, frame.T, adata, section, found, styled):
+        for text in _shown(value):
+            assert not Page(text).active, (type(value), Page(text).active)
+    assert _shown(styled)
+    assert _shown(frame)
