@@ -265,7 +265,7 @@ def test_jupyterlab_runs_a_lesson_to_its_end_with_figures(lab, open_page, suffix
         page.get_by_text("Open With", exact=True).hover()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^(Jupytext )?Notebook$")).first.click()
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-    take_the_kernel(page, wait_ms=8_000)
+    take_the_kernel(page, wait_ms=3_000)
     runs = set((home / "runs").glob("*/manifest.json")) if (home / "runs").exists() else set()
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
