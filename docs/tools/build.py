@@ -18,7 +18,7 @@ from stpath_core.io.files import atomic_folder
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PROSE = ("*.md", "howto/*.md", "concepts/*.md", "_static/*", "*.jpg", "your_tiles.py", "notebook_template.py")
+PROSE = ("*.md", "howto/*.md", "concepts/*.md", "_static/*", "*.jpg", "*.png", "your_tiles.py", "notebook_template.py")
 BESIDE = {"docs/teaching/README.md": "teaching.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md",
           "data/README.md": "data.md"}  # fmt: skip
 

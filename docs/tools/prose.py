@@ -34,6 +34,8 @@ def _block(block: str) -> str:
         return "\n\n".join(filter(None, (title, _block(rest) if rest else "")))
     if lines[0].lstrip().startswith(">>>"):
         return pycon(inspect.cleandoc(block))
+    if lines[0].startswith(".. math::"):
+        return "```latex\n" + inspect.cleandoc(block).removeprefix(".. math::").strip() + "\n```"
     if all(line.startswith(("  ", "\t")) for line in lines):
         return "```text\n" + inspect.cleandoc(block) + "\n```"
     if lines[0].startswith(("- ", "* ", "1. ")):
