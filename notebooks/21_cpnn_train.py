@@ -8,7 +8,7 @@
 # reads: [prototypes of notebook 20; spots with their H&E]
 # writes: [slides.h5ad and slides_no_batch.h5ad (predictions out of fold), cpnn_slides_*.safetensors, spots.h5ad
 #   (predictions out of fold), cohort.h5ad (counts and features), cpnn_spots_*.safetensors]
-# time: 262 s (cpu profile, 2 cores)
+# time: 292 s (cpu profile, 2 cores)
 # memory: 1.1 GB
 # ---
 
@@ -123,8 +123,7 @@ for name, bulk in bulks.items():
 
 # %% [markdown]
 # The last columns are the correlation that the inner folds saw, CPNN alone and with its residual. With seed 0 they gave
-# CPNN no say on the slides as they come (slope 0), so that `beyond` is its residual alone there; without the patients'
-# factors they allowed the residual no axis (rank 0), so that `beyond` predicts what CPNN does, on a scale of its own.
+# the residual no axis or one or two, under both conditions: `beyond` predicts about what CPNN does.
 # Notebook 22 scores what was held out.
 #
 # ## Spots

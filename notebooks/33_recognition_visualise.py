@@ -7,7 +7,7 @@
 # datasets: [virtual]
 # reads: [pairs.npz and patch_encoder.safetensors of notebook 31, embeddings.npz and predictions.csv of notebook 32]
 # writes: [neighbours.csv]
-# time: 28 s (cpu profile, 2 cores)
+# time: 29 s (cpu profile, 2 cores)
 # memory: 1.1 GB
 # ---
 
@@ -107,10 +107,10 @@ for arm, row in table.iterrows():
 table.round(2)
 
 # %% [markdown]
-# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .05), and its neighbours across patients
+# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .04), and its neighbours across patients
 # are more often the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided
 # arm's share it a little more often than the untrained network's (.82); supervised training reaches .83, and so does,
-# untrained, the common stain; `beyond` .84. Shuffled pairs leave .59. That the guided arm mixes less than even the
+# untrained, the common stain; `beyond` .82. Shuffled pairs leave .58. That the guided arm mixes less than even the
 # untrained network (.11) is partly tissue: some patients are nearly all cancer, and their spots are each other's
 # nearest. But in the pictures above cancer, too, lies apart by patient: **the guided side has not taken the patient out
 # of the picture.**

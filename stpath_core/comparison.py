@@ -57,24 +57,26 @@ def collect(folders: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     numbers, runs, values = [], {}, {}
     for folder in folders:
         about = read_json(folder / "manifest.json")
-        if "notebook" not in about or about.get("id") in runs:
-            continue
         kinds = {"parameters": dict, "expectations": list, "git": dict, **dict.fromkeys(("id", *SHOWN[:4]), str)}
-        wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key) or kind(), kind)]
+        wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key, kind()), kind | None)]
         if wrong or not all(_is_number(v) for v in read_json(folder / "metrics.json").values()):
             msg = f"{folder} holds a manifest or numbers that no run writes: leave {folder.name} out, or run it again"
             raise InputError(msg)
+        if "notebook" not in about or about.get("id") in runs:
+            continue
         metrics, name = read_json(folder / "metrics.json"), about.get("id", folder.name)
         checks = {
-            c["key"]: c.get("inside") for c in about.get("expectations", []) if isinstance(c, dict) and "key" in c
+            c["key"]: c.get("inside")
+            for c in (about.get("expectations") or [])
+            if isinstance(c, dict) and isinstance(c.get("key"), str)
         }
         for key, value in metrics.items():
             if not key.endswith((".lo", ".hi")):
                 bounds = (metrics.get(f"{key}.lo"), metrics.get(f"{key}.hi"))
                 numbers.append((name, key, value, *bounds, checks.get(key)))
         shown = {k: about.get(k) for k in SHOWN}
-        shown["revision"] = str(about.get("git", {}).get("revision", ""))[:12]
-        runs[name], values[name] = shown, about.get("parameters", {})
+        shown["revision"] = str((about.get("git") or {}).get("revision", ""))[:12]
+        runs[name], values[name] = shown, (about.get("parameters") or {})
     if not runs:
         msg = f"none of {len(list(folders))} folders holds a run that says its notebook"
         raise InputError(msg)
