@@ -99,11 +99,11 @@ def names(book: Path) -> list[str]:
 
 
 def sample(book: Path) -> list[str]:
-    """Every page of prose and tables, a notebook of each part, the largest and the smallest room."""
+    """Every page of prose and tables, two notebooks, the largest and the smallest room: they are made alike."""
     rooms = sorted(book.glob("reference/stpath_core.*.html"), key=lambda path: path.stat().st_size)
-    lessons = {path.name[0]: path for path in sorted(book.glob("notebooks/[0-9]*.html"))}
-    shown = {str(path.relative_to(book)) for path in (rooms[0], rooms[-1], *lessons.values())}
-    generated = ("reference/stpath_core.", *(f"notebooks/{digit}" for digit in range(10)))
+    lessons = sorted(book.glob("notebooks/[0-9]*.html"))
+    shown = {str(path.relative_to(book)) for path in (rooms[0], rooms[-1], lessons[0], lessons[-1])}
+    generated = ("genindex", "changes", "reference/stpath_core.", *(f"notebooks/{digit}" for digit in range(10)))
     return [name for name in names(book) if name in shown or not name.startswith(generated)]
 
 
@@ -130,7 +130,7 @@ def test_no_serious_barrier_is_found_by_axe(book, address, open_page, scheme):
 
     page, found = open_page(DESK, color_scheme=scheme), {}
     options = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-    chosen = sample(book) if scheme == "light" else [name for name in sample(book) if name.count("/") == 0][:6]
+    chosen = sample(book) if scheme == "light" else [name for name in sample(book) if name.count("/") == 0][:4]
     for name in chosen:
         page.goto(f"{address}/{name}", wait_until="load")
         for one in Axe().run(page, options=options).response["violations"]:
