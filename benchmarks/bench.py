@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py [NAME ...]       e.g. speed_genes; all of them without a name
 
-Each writes benchmarks/results/NAME.json. Numerical libraries get one thread (OMP_NUM_THREADS=1), ours and theirs.
+Each writes benchmarks/results/NAME.json (the gene encoder data/results/bench_gene_encoder.json, which notebook 30
+shows). Numerical libraries get one thread (OMP_NUM_THREADS=1), ours and theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-RACES = ("speed_nuclei", "speed_genes", "speed_spots", "scaling")
+RACES = ("speed_nuclei", "speed_genes", "speed_spots", "bench_gene_encoder", "scaling")
 LIMIT = 900  # seconds for each: all within 30 minutes on two cores
 
 

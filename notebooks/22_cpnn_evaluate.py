@@ -247,10 +247,9 @@ for name, table_of in slides.items():
 
 # %% [markdown]
 # The measured profile knows better. Deconvolution of it reaches .96 without the patients' factor and .83 as the slides
-# come (seed 0, median over types; the aim is .75). That took a likelihood that expects genes to differ between people:
-# one that takes every count for a count of cells stays near .7, even with the true profiles. CPNN's pictures reach .63
-# and .53. As the slides come the aim of .60 is not reached on this tissue; three others, on which steps and stain were
-# chosen, gave .62 to .68. Without one common stain it was .32 here.
+# come (seed 0, median over types; the aim is .75). That takes a likelihood that expects a gene to differ between people
+# (`bulk_deconvolution`): one that takes every count for a count of cells hears such a gene as a change of the mixture.
+# CPNN's pictures reach .63 and .53; as the slides come the aim of .60 is not reached.
 #
 # ## Does it know what it does not know?
 # The slide variant predicts a distribution of counts, not only their mean. If the distribution is right, a count

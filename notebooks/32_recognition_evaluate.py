@@ -193,9 +193,6 @@ expect(f"{key}.shuffled_over_random", over_random, low=-0.6, high=0.1, why=why)
 # The shuffled control lies *below* the untrained network (.59): training towards nothing forgets. Raw CLIP lies lower
 # still, so the table does not say whether it lost by learning patients or by forgetting.
 #
-# How much hangs on stage 1: with an encoder trained twice as long, without the linear path beside its layers, the scVI
-# arm had .63 on this tissue. That encoder was no better on other tissues, by which the present one was chosen.
-#
 # *Our idea*: take the patient out of both sides. The pictures are brought to a common stain, the expression side is the
 # guided encoder, batches are balanced over patients. It was chosen on other tissues, and on this one it leads the
 # paper's arms by .03 [-.02, .09] by patient, which is not shown either, and stays below the untrained network (.60

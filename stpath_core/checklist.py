@@ -67,7 +67,6 @@ def check_item(item: Found, *, root: Path | None = None, mpp: float | None = Non
 
 def as_table(findings: Iterable[Finding]) -> pd.DataFrame:
     """Findings as a table, a row each: item, kind, check, state, what, do."""
-    pd.set_option("styler.format.escape", "html")  # a file may be named with markup, and a Styler shows it as such
     columns = list(Finding.__dataclass_fields__)
     return pd.DataFrame([asdict(f) for f in findings], columns=columns)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from stpath_core import expression, keys, probes, tissue
 from stpath_core import recognition_scores as scores
 from stpath_core.errors import InputError
 from stpath_core.features import tile_features
-from stpath_core.gene_embeddings import GeneSpots, embed_folds
+from stpath_core.gene_embeddings import METHODS, GeneSpots, embed_folds
 from stpath_core.models.expression_baselines import fit_ridge
 from stpath_core.recognition import Pairs, Settings
 from stpath_core.recognition_arms import (
@@ -85,12 +85,10 @@ def sides_of(
     the folds.
     """
     spots = GeneSpots.of(cohort)
-    shared = {"folds": list(folds or spots.patients), "seed": seed, "workers": workers}
-    trained = [name for name in names if name in ("scvi", "scanvi")]
-    made = embed_folds(spots, {name: name for name in names if name not in trained}, **shared | {"workers": 1})
-    if trained:
-        made |= embed_folds(spots, {name: name for name in trained}, **shared, **ENCODER | options)
-    return {who: {name: made[name][who] for name in names} for who in shared["folds"]}
+    held, trained = list(folds or spots.patients), ENCODER | options
+    methods = {name: partial(METHODS[name], **trained) if name in ("scvi", "scanvi") else name for name in names}
+    made = embed_folds(spots, methods, folds=held, seed=seed, workers=workers)
+    return {who: {name: made[name][who] for name in names} for who in held}
 
 
 def open_stage(

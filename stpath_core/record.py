@@ -185,6 +185,13 @@ class Run:
 _current: Run | None = None
 
 
+def escape_styled_tables() -> None:
+    """What data are named (a gene, a file) stays text in styled tables, as it does in plain ones."""
+    import pandas as pd
+
+    pd.set_option("styler.format.escape", "html")
+
+
 def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     """Check the parameters, fill in what the profile decides, and open the run's folder.
 
@@ -196,6 +203,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     """
     global _current
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses widgets; our bars need none
+    escape_styled_tables()
     notebook = stages.find_notebook(name)
     injected = session.injected_names()
     refuse_unknown(injected, notebook.parameters, where=notebook.name)

@@ -101,7 +101,7 @@ def hold_out(
     fold_of, chosen, models = np.full(bulk.n_obs, -1), [], []
     each_fold = partial(_hold_out, bags, bulk, reference, known, training, n_genes, with_ablations)
     answers = each(each_fold, splits, workers=workers)
-    for number, (test, (fold, found, model, plus)) in enumerate(progress(list(zip(splits, answers, strict=True)))):
+    for number, (test, (fold, found, model, plus)) in enumerate(zip(progress(splits), answers, strict=True)):
         weights, profile = slide_methods.mixtures(model, fold.test)
         theta = model.log_theta.detach().exp().cpu().numpy()
         kept = {"target": fold.test.target, "counts": fold.test.counts, "nb_mean": profile * fold.test.library[:, None]}

@@ -20,6 +20,7 @@ from stpath_core.fit import one_torch_thread
 from stpath_core.losses import gene_pearson_loss
 from stpath_core.models import expression_networks as networks
 from stpath_core.models.cpnn import CPNN, Regularisers, divergence
+from stpath_core.models.expression_baselines import shuffled
 from stpath_core.spot_methods import FAR, SpotFold, Training, cpnn_answer
 from stpath_core.spots import centred
 from stpath_core.tissue.cell_types import SUPER_CLASSES, SUPER_OF
@@ -86,11 +87,7 @@ class Tie:
 
     def shuffled(self, patient: np.ndarray, *, seed: int) -> Tie:
         """The control: the targets of other spots of the same patient."""
-        order, rng = np.arange(len(patient)), np.random.default_rng([seed, 401])
-        for name in np.unique(patient):
-            rows = np.flatnonzero(patient == name)
-            order[rows] = rng.permutation(rows)
-        return replace(self, target=self.target[order])
+        return replace(self, target=shuffled(self.target, patient, seed=seed))
 
     def times(self, share: float) -> Tie:
         return replace(self, weight=share * self.weight)
@@ -102,8 +99,7 @@ def ties(fold: SpotFold, nuclei: np.ndarray, truth: np.ndarray | None = None, *,
     nuclei : (n, 4) shares of molecules from counted nuclei of the training spots; truth : (n, 4) planted ones.
     """
     groups = groups_of(fold.types)
-    by_type = Tie(fold.train.shares, np.eye(len(fold.types), dtype=np.float32))
-    by_class = Tie(nuclei, groups)
+    (by_type,), by_class = ties_of_part2(fold), Tie(nuclei, groups)
     out = {"deconvolution": [by_type], "nuclei": [by_class], "both": [by_type.times(0.5), by_class.times(0.5)]}
     out["nuclei_shuffled"] = [by_class.shuffled(fold.train.patient, seed=seed)]
     return out if truth is None else out | {"truth": [Tie(truth, groups)]}

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import pandas as pd
-import shapely
 import tifffile
 import torch
 from PIL import Image
@@ -36,7 +34,7 @@ from stpath_core import (
 )
 from stpath_core.io.sniff import find_data
 from stpath_core.models.nuclei import NucleiNet
-from test_formats import SYMBOLS, hest, saved, st_folder, table, visium
+from test_formats import SYMBOLS, hest, hest_cells, saved, st_folder, table, visium
 
 RNG = np.random.default_rng(1)
 PIXELS = RNG.integers(0, 255, (96, 128, 3), dtype=np.uint8)
@@ -108,15 +106,7 @@ def _cells(folder: Path) -> None:
 
 
 def _hest_cells(folder: Path) -> None:
-    hest(folder, "T2", "Xenium")
-    centres = np.array([(50 + 60 * i, 80 + 40 * j) for i in range(9) for j in range(8)], float)
-    ids = [f"c{i}" for i in range(len(centres))]
-    frame = geopandas.GeoDataFrame(geometry=[shapely.Point(c).buffer(7) for c in centres], index=ids)
-    frame.to_parquet(folder / "xenium_seg" / "T2_xenium_nucleus_seg.parquet")
-    owner = RNG.integers(0, len(ids), 300)
-    rows = {"he_x": centres[owner, 0], "he_y": centres[owner, 1], "feature_name": RNG.choice(SYMBOLS[:5], 300),
-            "cell_id": np.array(ids)[owner], "qv": 30.0}  # fmt: skip
-    pd.DataFrame(rows).to_parquet(folder / "transcripts" / "T2_transcripts.parquet")
+    hest_cells(folder, "T2")
 
 
 def _bulk(folder: Path) -> None:

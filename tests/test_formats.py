@@ -381,6 +381,20 @@ def hest(folder, sample="TENX1", technology="Visium"):
     return adata
 
 
+def hest_cells(folder, sample, transcripts=300):
+    """A Xenium sample of HEST: 72 nuclei, transcripts that lie on them. Returns where, and whose each is."""
+    hest(folder, sample, "Xenium")
+    centres = np.array([(50 + 60 * i, 80 + 40 * j) for i in range(9) for j in range(8)], float)
+    ids = [f"c{i}" for i in range(len(centres))]
+    frame = geopandas.GeoDataFrame(geometry=[shapely.Point(c).buffer(7) for c in centres], index=ids)
+    frame.to_parquet(folder / "xenium_seg" / f"{sample}_xenium_nucleus_seg.parquet")
+    owner = RNG.integers(0, len(ids), transcripts)
+    rows = {"he_x": centres[owner, 0], "he_y": centres[owner, 1], "feature_name": RNG.choice(SYMBOLS[:5], transcripts),
+            "cell_id": np.array(ids)[owner], "qv": 30.0}  # fmt: skip
+    pd.DataFrame(rows).to_parquet(folder / "transcripts" / f"{sample}_transcripts.parquet")
+    return centres, owner
+
+
 def test_hest_spots_open_and_its_pseudo_spots_are_no_cells(tmp_path):
     adata = hest(tmp_path)
     got = io.open_hest(tmp_path, "TENX1")
@@ -394,19 +408,11 @@ def test_hest_spots_open_and_its_pseudo_spots_are_no_cells(tmp_path):
 
 
 def test_hest_cells_are_nuclei_and_transcripts_on_the_image(tmp_path):
-    hest(tmp_path, "TENX2", "Xenium")
-    centres = np.array([(50 + 60 * i, 80 + 40 * j) for i in range(9) for j in range(8)], float)
-    ids = [f"c{i}" for i in range(len(centres))]
-    frame = geopandas.GeoDataFrame(geometry=[shapely.Point(c).buffer(7) for c in centres], index=ids)
-    frame.to_parquet(tmp_path / "xenium_seg" / "TENX2_xenium_nucleus_seg.parquet")
-    owner = RNG.integers(0, len(ids), 500)
-    pd.DataFrame({"he_x": centres[owner, 0], "he_y": centres[owner, 1], "feature_name": RNG.choice(SYMBOLS[:5], 500),
-                  "cell_id": np.array(ids)[owner], "qv": 30.0}).to_parquet(
-        tmp_path / "transcripts" / "TENX2_transcripts.parquet")  # fmt: skip
+    centres, owner = hest_cells(tmp_path, "TENX2", 500)
     section = io.open_hest_cells(tmp_path, "TENX2")
     np.testing.assert_allclose(section.centroids_px(), centres, atol=0.05)
     counted = labels.count_transcripts(section)
-    assert np.array_equal(counted.obs[keys.TOTAL_COUNTS], np.bincount(owner, minlength=len(ids)))
+    assert np.array_equal(counted.obs[keys.TOTAL_COUNTS], np.bincount(owner, minlength=len(centres)))
     inside = labels.count_transcripts(section, grow_um=0.0)  # by place, not by the vendor's word
     assert np.array_equal(inside.X.toarray(), counted.X.toarray())
 

@@ -7,6 +7,7 @@ import math
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 from stpath_core import latest, manifest, parameters, record, stages
@@ -142,6 +143,12 @@ def test_report_writes_value_and_interval(toys):
     run.done()
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert metrics == {"a.b": 0.5, "a.b.lo": 0.25, "a.b.hi": None, "a.n": 3}
+
+
+def test_a_notebook_shows_names_in_styled_tables_as_text(toys):
+    with pd.option_context("styler.format.escape", None):
+        start(toys)
+        assert "<b>" not in pd.DataFrame({"a": ["<b>x"]}).style.to_html()
 
 
 def test_nothing_is_recorded_before_begin(toys):

@@ -14,7 +14,7 @@ import yaml
 from IPython.core.formatters import DisplayFormatter
 
 from conftest import ROOT
-from stpath_core import checklist, cli, comparison, manifest
+from stpath_core import checklist, cli, comparison, manifest, record
 from stpath_core.io import Section
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"><a href="javascript:alert(3)">x</a>'
@@ -134,6 +134,7 @@ def _shown(value) -> list[str]:
 
 @pytest.mark.filterwarnings("ignore:Transforming to str index")
 def test_what_a_notebook_shows_of_names_in_data_runs_nothing():
+    record.escape_styled_tables()  # as `begin` does, see test_record
     frame = pd.DataFrame({EVIL: [EVIL, "b"]}, index=[EVIL, "a"])
     adata = anndata.AnnData(np.ones((2, 1), "f4"), obs=frame, var=pd.DataFrame(index=[EVIL]))
     finding = checklist.Finding(*(EVIL for _ in checklist.Finding.__dataclass_fields__))
