@@ -7,8 +7,8 @@
 # datasets: [virtual, her2st]
 # reads: [a single-cell reference with types and donors]
 # writes: [reference.h5ad, prototypes_coarse.h5ad, prototypes_medium.h5ad, prototypes_fine.h5ad]
-# time: 29 s (cpu profile, 2 cores)
-# memory: 1.2 GB
+# time: 36 s (cpu profile, 2 cores)
+# memory: 1.3 GB
 # ---
 
 # %% [markdown]

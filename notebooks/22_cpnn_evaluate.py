@@ -7,7 +7,7 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad, cohort.h5ad and slides.h5ad of notebook 21]
 # writes: [scores.csv]
-# time: 18 s (cpu profile, 2 cores)
+# time: 28 s (cpu profile, 2 cores)
 # memory: 0.4 GB
 # ---
 
