@@ -57,31 +57,39 @@ def likelihood(n: int, genes: int) -> list[dict]:
     """NB of a batch with its gradient. The count term is of the whole data set, once a step, as in training."""
     rng = np.random.default_rng(1)
     counts = torch.from_numpy(rng.poisson(rng.gamma(0.7, 2, genes), (n, genes)).astype(np.float32))
-    log_mean = torch.from_numpy(rng.normal(0, 1, (n, genes)).astype(np.float32))
+    logits = torch.from_numpy(rng.normal(0, 1, (n, genes)).astype(np.float32))
+    library = counts.sum(1, keepdim=True).clamp(min=1)
     log_theta = torch.from_numpy(rng.normal(1, 1, genes).astype(np.float32))
     table = likelihoods.count_table(counts)
 
     def graded(of) -> np.ndarray:
-        m, t = (v.clone().requires_grad_() for v in (log_mean, log_theta))
-        value = of(m, t)
+        x, t = (v.clone().requires_grad_() for v in (logits, log_theta))
+        value = of(x, t)
         value.backward()
-        return np.r_[float(value.detach()), m.grad.norm(), t.grad.norm()]
+        return np.r_[float(value.detach()), x.grad.norm(), t.grad.norm()]
+
+    def log_mean(x: torch.Tensor) -> torch.Tensor:
+        return library.log() + x.log_softmax(1)
 
     def ours() -> np.ndarray:
         return graded(
-            lambda m, t: likelihoods.nb_spot_sum(counts, m, t).mean() + likelihoods.nb_count_term(table, t.exp())
+            lambda x, t: (
+                likelihoods.nb_profile_sum(counts, x, library, t).mean() + likelihoods.nb_count_term(table, t.exp())
+            )
         )
 
     def scvi() -> np.ndarray:
         from scvi.distributions import NegativeBinomial
 
-        return graded(lambda m, t: NegativeBinomial(mu=m.exp(), theta=t.exp()).log_prob(counts).sum(1).mean())
+        return graded(lambda x, t: NegativeBinomial(mu=log_mean(x).exp(), theta=t.exp()).log_prob(counts).sum(1).mean())
 
     def of_torch() -> np.ndarray:
         from torch.distributions import NegativeBinomial
 
         return graded(
-            lambda m, t: NegativeBinomial(t.exp(), logits=m - t, validate_args=False).log_prob(counts).sum(1).mean()
+            lambda x, t: (
+                NegativeBinomial(t.exp(), logits=log_mean(x) - t, validate_args=False).log_prob(counts).sum(1).mean()
+            )
         )
 
     def agree(a: np.ndarray, b: np.ndarray) -> str:
