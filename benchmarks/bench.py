@@ -34,6 +34,7 @@ def main() -> int:
             code = f"stopped after {LIMIT} s"
         print(f"{name}: {time.perf_counter() - begun:.0f} s" + (f", failed ({code})" if code else ""), flush=True)
         failed += [name] if code else []
+    subprocess.run([sys.executable, str(HERE / "table.py")], check=True)
     return int(bool(failed))
 
 

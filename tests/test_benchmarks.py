@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 
 import numpy as np
@@ -17,6 +19,7 @@ import beside
 import scaling
 import speed_genes
 import speed_spots
+import table
 
 
 def test_a_race_gives_a_ratio_for_whoever_agrees():
@@ -66,3 +69,11 @@ def test_pearson_in_blocks_is_pearson():
     found = expression.pearson(true, pred)
     assert np.isnan(found[7])
     np.testing.assert_allclose(np.delete(found, 7), wanted, atol=1e-5)
+
+
+def test_the_tables_are_those_of_the_committed_results():
+    text = table.README.read_text()
+    assert table.page(text) == text
+    for path in (*table.RESULTS.glob("*.json"), table.ENCODER):
+        record = json.loads(path.read_text())
+        assert re.fullmatch("[0-9a-f]{12}", record["revision"]), path.name
