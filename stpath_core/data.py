@@ -24,6 +24,7 @@ from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.stain import standardise_stain
 
 SCHEMA = "stpath.nuclei/1"
+_BENDS = 6  # points along a tile's side that are displaced; what lies between follows smoothly
 ARRAYS = ("labels", "confidence", "truth_instances", "truth_labels")  # optional, beside image and instances
 
 
@@ -146,6 +147,7 @@ class NucleiTiles:
     seen.
 
     size_px : tile side at `mpp`, a multiple of the encoder's coarsest stride. augment : stain, blur and noise as well.
+    bend_um : standard deviation of a smooth random displacement (Simard et al. 2003), as tissue is pulled by the knife.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class NucleiTiles:
         stride: int = 2,
         batch_size: int = 12,
         scale: float = 0.4,
+        bend_um: float = 0.0,
         augment: bool = True,
         seed: int = 0,
     ):
@@ -168,7 +171,7 @@ class NucleiTiles:
         self.images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in stained]
         self.ids = [torch.from_numpy(s.instances.astype(np.float32))[None] for s in self.sections]  # exact below 2**24
         self.size, self.stride, self.batch_size = size_px, stride, batch_size
-        self.scale, self.augment, self.seed = scale, augment, seed
+        self.scale, self.bend_px, self.augment, self.seed = scale, bend_um / mpp, augment, seed
         self.labels = None
         if all(s.labels is not None for s in self.sections):
             top = max(len(s.labels) for s in self.sections)
@@ -202,11 +205,14 @@ class NucleiTiles:
         box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
         image, ids = self.images[k][box].float(), self.ids[k][box]
         cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        bend = torch.randn(1, 2, _BENDS, _BENDS, generator=rng) * self.bend_px if self.augment and self.bend_px else None
         sampled = []
         for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
             h, w = source.shape[-2:]
             t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
             y, x = torch.meshgrid(t, t * flip, indexing="ij")
+            if bend is not None:
+                y, x = torch.stack([y, x]) + F.interpolate(bend, (n, n), mode="bicubic", align_corners=True)[0]
             sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
             grid = torch.stack([2 * sx / w - 1, 2 * sy / h - 1], -1)[None]
             sampled.append(

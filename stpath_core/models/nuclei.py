@@ -65,7 +65,7 @@ class NucleiNet(nn.Module):
         pairs = list(zip(self.levels[:-1], self.levels[1:], strict=True))
         self.reduce = nn.ModuleList(nn.Conv2d(widths[a], widths[b], 1) for a, b in pairs)
         self.refine = nn.ModuleList(_block(widths[b], widths[b]) for _, b in pairs)
-        self.maps = nn.Sequential(_block(width, width), nn.Conv2d(width, 4, 1))
+        self.maps = nn.Linear(width, 4)  # of each pixel; as a 1x1 convolution it is slower on CPUs
         context = self.levels[min(1, len(self.levels) - 1)]
         self.coarsest, self.feature_strides = deepest, (stride, context)
         self.type_head = TypeHead(2 * (width + 3) + 3 + widths[context], len(classes)) if classes else None
@@ -84,7 +84,8 @@ class NucleiNet(nn.Module):
         for s, lateral, f in zip(self.strides, self.lateral, self.encoder(x), strict=True):
             if lateral is not None:
                 sides[s] = sides[s] + lateral(f) if s in sides else lateral(f)
-        sides[self.stride] = self.stem(x) + sides.get(self.stride, 0.0)
+        detail = self.stem(x)
+        sides[self.stride] = detail + sides[self.stride] if self.stride in sides else detail
         y = context = sides[self.levels[0]]
         for s, reduce, refine in zip(self.levels[1:], self.reduce, self.refine, strict=True):
             y = F.interpolate(reduce(y), scale_factor=2.0, mode="nearest")  # (B, c, H/s, W/s)
@@ -100,8 +101,8 @@ class NucleiNet(nn.Module):
         Distance maps: horizontal, vertical, depth (see `stpath_core.data.distance_targets`).
         """
         features = self.forward_features(image)
-        maps = self.maps(features[0])  # (B, 4, h, w)
-        return maps[:, 0], maps[:, 1:], features
+        maps = self.maps(features[0].permute(0, 2, 3, 1))  # (B, h, w, 4)
+        return maps[..., 0], maps[..., 1:].permute(0, 3, 1, 2), features
 
 
 class TypeHead(nn.Module):
