@@ -205,7 +205,9 @@ class NucleiTiles:
         box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
         image, ids = self.images[k][box].float(), self.ids[k][box]
         cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-        bend = torch.randn(1, 2, _BENDS, _BENDS, generator=rng) * self.bend_px if self.augment and self.bend_px else None
+        bend = None
+        if self.augment and self.bend_px:
+            bend = self.bend_px * torch.randn(1, 2, _BENDS, _BENDS, generator=rng)
         sampled = []
         for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
             h, w = source.shape[-2:]
