@@ -27,6 +27,7 @@ USED_OTHERWISE = {
     "imagecodecs": "JPEG and JPEG 2000 inside TIFF and SVS files",
     "jupyter-server": "its floor of 2.20 mends a known hole",
     "jupyterlab": "make lab",
+    "pytest-xdist": "make test",
     "ruff": "make test",
     "setuptools": "builds the editable install",
     "myst-nb": "reads prose and notebooks of the book (docs/conf.py)",
