@@ -67,10 +67,18 @@ report("part9.own_class.shuffled", mixing["shuffled"].mean())
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (3 minutes)
-# Which share of own class would chance give if the four classes had the shares .4, .3, .2 and .1?
+# Which share of own class would chance give if the four classes had the shares .4, .3, .2 and .1? Keep it in
+# `by_chance`.
 
 # %% tags=["solution"]
-print(sum(share**2 for share in (0.4, 0.3, 0.2, 0.1)))
+by_chance = sum(share**2 for share in (0.4, 0.3, 0.2, 0.1))
+print(round(by_chance, 2))
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, sealed, within
+
+hint = "a cell and its neighbour are of one class if both are of the first, or both of the second, and so on"
+check_answer("by_chance", globals(), within(0, 1), (sealed("e51913d1-d3ff14dfc7e6b98a", digits=2), hint))
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (3 minutes)

@@ -183,23 +183,36 @@ if len(results):
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
 # A scale that is only a little wrong. Multiply all areas by `factor ** 2` in your head: nuclei of 6.3 µm median
-# diameter may look like 3.5 to 12 µm before the row *units* objects. Which factors pass? Then ask the registration:
-# scale the outlines about the middle of the section by 1.02, 1.05, 1.1 (`dataclasses.replace`, `nuclei_px`), and
-# measure. Which of the two rows is the finer ruler, and when has it no say?
+# diameter may look like 3.5 to 12 µm before the row *units* objects. Which factors pass? Keep the smallest and the
+# largest in `factors`, to one digit. Then ask the registration: scale the outlines about the middle of the section by
+# 1.02, 1.05, 1.1 (`dataclasses.replace`, `nuclei_px`), and measure. Which of the two rows is the finer ruler, and when
+# has it no say?
 
 # %% tags=["solution"]
 from dataclasses import replace
 
+factors = 3.5 / 6.3, 12 / 6.3
+print("pass:", ", ".join(f"{factor:.1f}" for factor in factors))
 if len(results):
     middle = right.nuclei_px.reshape(-1, 2).mean(0)
     for factor in (1.0, 1.02, 1.05, 1.1, 1.3):
         scaled = replace(right, nuclei_px=middle + factor * (right.nuclei_px - middle))
         print(f"{factor:.2f}: {registration_score(scaled):.3f} OD")
 
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, sealed
+
+check_answer(
+    "factors",
+    globals(),
+    (lambda pair: pair[0] < 1 < pair[1], "two numbers: first the one that shrinks, then the one that enlarges"),
+    (sealed("24f26319-6383e967749b4d33", digits=1), "a diameter grows with the factor itself, an area with its square"),
+)
+
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (10 minutes)
 # Write a fifth mistake: shift the alignment by 30 µm (`*he_imagealignment.csv` is a 3 x 3 matrix). Does the checklist
-# stop? Which row?
+# stop? Keep the name of the row that does in `stopped_by`.
 
 # %% tags=["solution"]
 import numpy as np
@@ -212,7 +225,13 @@ if len(results):
     matrix[0, 2] += 30 / 0.2125  # um to the instrument's pixels
     np.savetxt(path, matrix, delimiter=",")
     shifted = checklist.as_table(checklist.check_folder(copy))
-    print(shifted.loc[shifted["state"] == "stop", ["check", "what"]].to_string(index=False))
+    stopped = shifted[shifted["state"] == "stop"]
+    stopped_by = ", ".join(stopped["check"])
+    print(stopped[["check", "what"]].to_string(index=False))
+
+# %% tags=["check"]
+hint = "the word in the column `check` where `state` is stop; if none is, count the shift in the instrument's pixels"
+check_answer("stopped_by", globals(), (sealed("00994941-c61113f3f76cff99"), hint))
 
 # %% [markdown]
 # ## Key points

@@ -346,16 +346,25 @@ with atomic_path(run.stage / "labels.h5ad") as aside:
 # ### Exercise 1 (5 minutes)
 # Registration can fail *inside* the assay too. Move the transcripts over the nuclei by 0, 2, 4, 8 µm
 # (`section.transcripts_shifted`), count what lies within 2 µm of each nucleus (`count_transcripts(..., grow_um=2)`),
-# type again.
+# type again. Keep the accuracies in `accuracy_at`, by shift.
 # Where does accuracy break, in nuclear diameters? And what happens to coverage: does the method notice?
 
 # %% tags=["solution"]
+accuracy_at = {}
 for shift in (0, 2, 4, 8) if dataset == "virtual" else ():
     counts = labels.count_transcripts(sections[0].transcripts_shifted(dx_um=shift), grow_um=2)
     moved = labels.type_nuclei(counts, margin=margin)
     got, planted = moved.obs[keys.LABEL].astype(str), labels.planted_types(sections[0], moved)["super_class"]
     sure = got != keys.UNKNOWN
-    print(f"shift {shift} um: accuracy {(got == planted)[sure].mean():.2f}, coverage {sure.mean():.2f}")
+    accuracy_at[shift] = (got == planted)[sure].mean()
+    print(f"shift {shift} um: accuracy {accuracy_at[shift]:.2f}, coverage {sure.mean():.2f}")
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named, within
+
+hint = "8 µm are more than a nucleus: was the shifted section counted, or the one that was not shifted?"
+falls = (lambda found: found[8] < found[0], hint)
+check_answer("accuracy_at", globals(), named(0, 2, 4, 8), within(0, 1), falls)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)

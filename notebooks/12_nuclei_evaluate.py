@@ -265,17 +265,30 @@ else:
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
-# How much is an outline worth? Move the *truth* itself by 0.5, 1 and 2 um and score it against the truth in its old
-# place. What does each measure say of a perfect segmenter that is badly registered?
+# How much is an outline worth? Move the *truth* itself by 0, 0.5, 1 and 2 um and score it against the truth in its old
+# place. Keep the mean of each of `evaluate.MEASURES` in `moved_scores`, by shift. What does each measure say of a
+# perfect segmenter that is badly registered?
 
 # %% tags=["solution"]
 import numpy as np
 
-for shift_um in (0.5, 1, 2) if test else ():
+moved_scores = {}
+for shift_um in (0, 0.5, 1, 2) if test else ():
     step = round(shift_um / test[0].mpp)
     moved = [np.roll(evaluate.truth(s)[0], step, axis=1) for s in test]
-    moved = evaluate.evaluate_nuclei(test, moved).images[list(evaluate.MEASURES)]
-    print(f"{shift_um} um:", moved.mean().round(2).to_dict())
+    moved_scores[shift_um] = evaluate.evaluate_nuclei(test, moved).images[list(evaluate.MEASURES)].mean()
+    print(f"{shift_um} um:", moved_scores[shift_um].round(2).to_dict())
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named
+
+check_answer(
+    "moved_scores",
+    globals(),
+    named(0, 0.5, 1, 2),
+    (lambda found: min(found[0][m] for m in evaluate.MEASURES) > 0.999, "what was not moved agrees with itself"),
+    (lambda found: found[0]["aji"] > found[0.5]["aji"] > found[1]["aji"] > found[2]["aji"], "are shifts in pixels?"),
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)

@@ -279,8 +279,8 @@ print(f"{len(outlines):,} nuclei of {s.name} exported")
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (10 minutes)
-# Throw away the nuclei typed with less than the median confidence and compute the neighbourhood enrichment again.
-# Does it agree better with the truth? Why might it agree *worse*?
+# Throw away the nuclei typed with less than the median confidence, keep the table of the others in `surer`, and
+# compute the neighbourhood enrichment again. Does it agree better with the truth? Why might it agree *worse*?
 
 # %% tags=["solution"]
 if typed:
@@ -289,6 +289,21 @@ if typed:
     wanted = tables.enrichment(views["true"], **settings)
     for name, table in (("all", everyone), ("surer half", surer)):
         print(f"{name}: agreement {tables.agreement(tables.enrichment(table, **settings), wanted):.2f}")
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer
+
+everybody = views["predicted"].obs
+check_answer(
+    "surer",
+    globals(),
+    (lambda table: set(table.obs_names) <= set(everybody.index), 'rows of `views["predicted"]`'),
+    (
+        lambda table: everybody.loc[table.obs_names, "confidence"].min() >= everybody["confidence"].median(),
+        "somebody in it is less sure than the median of all",
+    ),
+    (lambda table: 2 * len(table) >= len(everybody), "those at the median itself stay: half of all, or a little more"),
+)
 
 # %% [markdown] tags=["solution"]
 # Doubt is not spread evenly: it gathers at borders between classes, and borders are what contacts are made of.

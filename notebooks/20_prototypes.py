@@ -188,17 +188,26 @@ if "prototypes" in reference.varm:
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)
 # How many cells make a prototype? Take 5, 25 and 125 cells of the commonest type and compare their mean with that of
-# all its cells.
+# all its cells. Keep the three correlations in `correlation_of`, by number of cells.
 
 # %% tags=["solution"]
 common = types["medium"].value_counts().index[0]
 members = np.flatnonzero((types["medium"] == common).to_numpy())
 counts = reference.layers["counts"]
 whole = np.log1p(1e4 * np.asarray(counts[members].sum(0)).ravel() / counts[members].sum())
+correlation_of = {}
 for n in (5, 25, 125):
     some = counts[np.random.default_rng(seed).choice(members, min(n, len(members)), replace=False)]
     part = np.log1p(1e4 * np.asarray(some.sum(0)).ravel() / some.sum())
-    print(f"{n} cells: correlation {np.corrcoef(part, whole)[0, 1]:.3f}")
+    correlation_of[n] = np.corrcoef(part, whole)[0, 1]
+    print(f"{n} cells: correlation {correlation_of[n]:.3f}")
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named, within
+
+hint = "chance weighs less the more cells there are: were they drawn anew for each number?"
+rises = (lambda found: found[5] < found[25] <= found[125], hint)
+check_answer("correlation_of", globals(), named(5, 25, 125), within(0, 1), rises)
 
 # %% [markdown]
 # ## Key points

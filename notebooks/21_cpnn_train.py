@@ -219,17 +219,32 @@ report(f"{key}.train.rank", float(spots.uns["folds"]["rank"].mean()))
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
-# Leave a spot of a held-out patient among the training spots. Who notices?
+# Leave a spot of a held-out patient among the training spots: change a copy of `splits[0]`, keep it in `leaky`, and
+# make a fold of it. Who notices? Keep the words in `noticed`.
 
 # %% tags=["solution"]
 from stpath_core.errors import InputError
 
-leaky = splits[0].copy()
+leaky, noticed = splits[0].copy(), ""
 leaky[leaky.argmax()] = False
 try:
     spot_methods.make_fold(cohort, reference, leaky, n_genes=spot_genes)
 except InputError as refusal:
-    print(refusal)
+    noticed = str(refusal)
+    print(noticed)
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer
+
+check_answer(
+    "leaky",
+    globals(),
+    (lambda mask: mask.shape == splits[0].shape, "a value for each spot, as `splits[0]` has: true where held out"),
+    (lambda mask: (mask != splits[0]).sum() == 1, "exactly one spot changes sides, in a copy, not in the split itself"),
+    (lambda mask: splits[0][mask != splits[0]].all(), "the spot goes from the held-out side to the training side"),
+)
+hint = "the words of the refusal: they name who stands on both sides"
+check_answer("noticed", globals(), (lambda said: any(who in said for who in set(patients[splits[0]])), hint))
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)

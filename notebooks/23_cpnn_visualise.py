@@ -202,13 +202,27 @@ with tables.quiet():
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
-# Take the two types whose weights are most alike over the section. Can their prototypes still be told apart?
+# Take the two types whose weights are most alike over the section, and keep their names in `alike_types`. Can their
+# prototypes still be told apart?
 
 # %% tags=["solution"]
 alike = weights.corr().where(lambda c: c < 1).stack().sort_values()
-first, second = alike.index[-1]
-profiles = prototypes.log_profiles.loc[[first, second]]
-print(f"{first} and {second}: weights {alike.iloc[-1]:.2f}, prototypes {profiles.T.corr().iloc[0, 1]:.2f}")
+alike_types = alike.index[-1]
+profiles = prototypes.log_profiles.loc[list(alike_types)]
+print(f"{' and '.join(alike_types)}: weights {alike.iloc[-1]:.2f}, prototypes {profiles.T.corr().iloc[0, 1]:.2f}")
+
+# %% tags=["check"]
+from itertools import combinations
+
+from stpath_core.exercises import check_answer
+
+agreement = {frozenset(pair): weights[pair[0]].corr(weights[pair[1]]) for pair in combinations(weights, 2)}
+check_answer(
+    "alike_types",
+    globals(),
+    (lambda pair: frozenset(pair) in agreement, "two names out of the columns of `weights`"),
+    (lambda pair: agreement[frozenset(pair)] >= max(agreement.values()), "two others are more alike over the spots"),
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)

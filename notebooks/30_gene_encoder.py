@@ -305,8 +305,8 @@ if virtual:
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (10 minutes)
 # Tell the *encoder* the patient as well, by handing it the counts with the patient's mean profile subtracted in log
-# space (`inputs=`). Does the held-out patient still get a sensible embedding? What would you have to know of a new
-# patient to compute it?
+# space (keep that table in `inputs`, and pass it as `inputs=`). Does the held-out patient still get a sensible
+# embedding? What would you have to know of a new patient to compute it?
 
 # %% tags=["solution"]
 from stpath_core.gene_embeddings import logged
@@ -317,6 +317,20 @@ told, _ = fit_gene_encoder(counts[held], spots.patient[held], inputs=inputs[held
 relative = {new: encode(told, inputs=inputs)}
 display(pd.DataFrame({"centred inputs": gene_scores.mixing_measures(relative, spots)}).round(3).T)
 print(f"F1 of {new}: {probes.judge(relative, spots.label, spots.patient).pooled:.2f}")
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer
+
+check_answer(
+    "inputs",
+    globals(),
+    (lambda table: table.shape == counts.shape, "a row for each spot, a column for each gene of `columns`"),
+    (lambda table: np.std(table) > 0, "something of each spot has to be left"),
+    (
+        lambda table: all(np.abs(table[spots.patient == who].mean(0)).max() < 1e-3 for who in spots.patients),
+        "the mean of some patient is not zero in every gene: subtract after the logarithm, patient by patient",
+    ),
+)
 
 # %% [markdown] tags=["solution"]
 # Only the section's own mean is needed, and that can be had for anyone, without a label. So the section can centre

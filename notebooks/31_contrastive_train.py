@@ -286,15 +286,32 @@ report(f"{key}.retrieval_rank.patches", (on_patches["rank.image_to_gene"] + on_p
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
 # How large must a batch be? Train with batches of 16, 64 and 256 for as many steps, and compare loss, log(batch) and
-# the retrieval of the held-out patient. Which of the three numbers may be compared between batch sizes?
+# the retrieval of the held-out patient; keep these three in `by_size`, by batch size. Which of them may be compared
+# between batch sizes?
 
 # %% tags=["solution"]
+by_size = {}
 for size in (16, 64, 256):
     small = replace(settings, batch_size=size)
     model, history = recognition.train(pairs, sides[held_out]["scvi"], rows, settings=small, seed=seed)
     ours = recognition.embed(model, pairs.image), recognition.embed_genes(model, sides[held_out]["scvi"])
     rank = scores.retrieval(*ours, section, asked)["rank.image_to_gene"]
-    print(f"batch {size}: loss {history[-1]['loss']:.2f}, log {np.log(min(size, len(rows))):.2f}, rank {rank:.2f}")
+    by_size[size] = history[-1]["loss"], np.log(min(size, len(rows))), rank
+    print(f"batch {size}: loss {by_size[size][0]:.2f}, log {by_size[size][1]:.2f}, rank {rank:.2f}")
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named
+
+check_answer(
+    "by_size",
+    globals(),
+    named(16, 64, 256),
+    (
+        lambda found: all(abs(found[size][1] - np.log(min(size, len(rows)))) < 0.01 for size in found),
+        "the second number is the loss of a network that tells nothing in its batch apart; a batch ends with the spots",
+    ),
+    (lambda found: all(0 <= found[size][2] <= 1 for size in found), "the third, a rank, lies between 0 and 1"),
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (10 minutes)

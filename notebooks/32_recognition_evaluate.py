@@ -320,13 +320,25 @@ else:
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
-# Is the gain one patient's? Leave each patient out of the mean once more, and see how far it moves.
+# Is the gain one patient's? Take the gain of each over the better rival of that patient (keep it in `gain_of`, by
+# patient), leave each patient out of the mean once more (`mean_without`, by patient), and see how far it moves.
 
 # %% tags=["solution"]
-gap = by_patient[best] - by_patient[list(RIVALS)].max(axis=1)
-without = {who: gap.drop(who).mean() for who in gap.index}
-print("per patient, over the better rival of each:", gap.round(2).to_dict())
-print("mean without each:", {who: round(float(value), 3) for who, value in without.items()})
+gain_of = by_patient[best] - by_patient[list(RIVALS)].max(axis=1)
+mean_without = {who: gain_of.drop(who).mean() for who in gain_of.index}
+print("per patient, over the better rival of each:", gain_of.round(2).to_dict())
+print("mean without each:", {who: round(float(value), 3) for who, value in mean_without.items()})
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named
+
+mean, of_table = (lambda found: np.mean(list(dict(found).values()))), run.metrics[f"{key}.gain"]
+hint = "above that of the table in the mean: there one rival stands for all patients, here each has its better one"
+check_answer("gain_of", globals(), named(*by_patient.index), (lambda found: mean(found) <= of_table + 1e-9, hint))
+hint = "everybody is left out once, so the mean of these means has to be the mean of `gain_of`"
+check_answer(
+    "mean_without", globals(), named(*by_patient.index), (lambda found: np.isclose(mean(found), mean(gain_of)), hint)
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)

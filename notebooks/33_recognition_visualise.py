@@ -234,18 +234,36 @@ run.figure("neighbours_shuffled", plot.patch_rows(patches, lines, mpp=2.0, frame
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)
-# A score is one number per patient; a map is not. Which patient does the encoder recognise worst, and is that patient
-# wrong everywhere or in one place?
+# A score is one number per patient; a map is not. Which patient does the encoder recognise worst (the share of known
+# spots that are right in `right_of`, by patient; the name in `worst`), and is that patient wrong everywhere or in one
+# place?
 
 # %% tags=["solution"]
-right = pd.Series(predicted[after].to_numpy(str) == label)[known].groupby(patient[known]).mean()
-worst = right.idxmin()
+right_of = pd.Series(predicted[after].to_numpy(str) == label)[known].groupby(patient[known]).mean()
+worst = right_of.idxmin()
 own = patient == worst
 figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.9), layout="constrained")
 for ax, (name, words) in zip(axes, {"annotator": label, after: predicted[after].to_numpy(str)}.items(), strict=True):
     plot.spot_map(spots.obsm[keys.SPATIAL][own], words[own], title=f"{worst}: {name}", ax=ax)
 run.figure("worst", figure)
-print(right.round(2).to_dict())
+print(right_of.round(2).to_dict())
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named
+
+asked_of = {who: int((patient[known] == who).sum()) for who in np.unique(patient[known])}
+all_right = int((predicted[after].to_numpy(str) == label)[known].sum())
+check_answer(
+    "right_of",
+    globals(),
+    named(*asked_of),
+    (
+        lambda share: abs(sum(share[who] * n for who, n in asked_of.items()) - all_right) < 0.01,
+        "weighted by their known spots, the shares have to give the share of all",
+    ),
+)
+hint = "some other patient has a smaller share of right answers in `right_of`"
+check_answer("worst", globals(), (lambda who: right_of[who] == min(dict(right_of).values()), hint))
 
 # %% [markdown]
 # ## Key points

@@ -364,14 +364,30 @@ display(Markdown(page))
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)
 # The nuclei network cannot tell T from B cells. Does a tie to the *class* help to tell them apart all the same?
-# Compare the correlation of each of the eight types under the three ties.
+# Compare the correlation of each of the eight types under the three ties: a table in `fine`, a row for each type, a
+# column for each tie.
 
 # %% tags=["solution"]
 inside = np.isin(patient, asked)
 true = cohort.obsm["composition"].loc[inside, list(reference.index)].to_numpy()
 types = {arm: joined.weights[arm].to_numpy()[inside] for arm in ("deconvolution", "nuclei", "both")}
-fine = {arm: ex.pearson(true, weights) for arm, weights in types.items()}
-display(pd.DataFrame(fine, index=reference.index).round(2))
+fine = pd.DataFrame({arm: ex.pearson(true, weights) for arm, weights in types.items()}, index=reference.index)
+display(fine.round(2))
+
+# %% tags=["check"]
+from stpath_core.exercises import check_answer, named, within
+
+check_answer(
+    "fine",
+    globals(),
+    named("deconvolution", "nuclei", "both"),
+    (lambda table: set(table.index) == set(reference.index), "a row for each type of `reference`, by its name"),
+    within(-1, 1),
+    (
+        lambda table: not np.allclose(table["nuclei"], table["deconvolution"], equal_nan=True),
+        "two ties with the same correlations: are the weights of each arm taken from `joined.weights`?",
+    ),
+)
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 2 (5 minutes)

@@ -78,6 +78,16 @@ examples:
   stpath teach all --to course
 
 Every exercise is followed by an empty cell in the students' version, which runs to its end with exercises unanswered.
+Where an answer can be checked a cell behind it says "not done yet", "not yet" with a hint, or "right".
+
+"""
+
+BUNDLE = """\
+example:
+  stpath bundle build/room       then carry the folder into the room, and there: sh install.sh
+
+The last commit, students' notebooks, wheels of every package in requirements.lock (fetched by pip, for the Python and
+the system that run this), the book and the outputs of the cpu profile where they were made. Sizes are said first.
 
 """
 
@@ -163,6 +173,10 @@ def parser() -> argparse.ArgumentParser:
     teach = command("teach", "write students' and instructors' versions of notebooks", _teach, TEACH)
     teach.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help='number, name, or "all"')
     teach.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for student/ and instructor/")
+    teach.add_argument("--slides", action="store_true", help="write slides/, too: HTML that needs no network")
+
+    bundle = command("bundle", "pack all that a room without a network needs into one folder", _bundle, BUNDLE)
+    bundle.add_argument("folder", type=Path, metavar="DIR", help="a new folder, or that of an older bundle")
 
     command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
     sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
@@ -273,7 +287,14 @@ def _data(arguments: argparse.Namespace) -> int:
 def _teach(arguments: argparse.Namespace) -> int:
     from stpath_core import teach
 
-    teach.write(arguments.notebooks, arguments.to, say=_say)
+    teach.write(arguments.notebooks, arguments.to, slides=arguments.slides, say=_say)
+    return OK
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from stpath_core import offline
+
+    offline.write(arguments.folder, say=_say)
     return OK
 
 

@@ -63,6 +63,11 @@ def lock_text(versions: dict[str, str]) -> str:
     return HEAD + "\n".join(lines) + "\n"
 
 
+def here(path: Path) -> list[str]:
+    """The names of the lock's packages that this machine needs."""
+    return [name for name, one in read_lock(path).items() if one.marker is None or one.marker.evaluate()]
+
+
 def differences(path: Path) -> list[str]:
     """One line for each package of the lock that is missing here, or here in another version."""
     lines = []

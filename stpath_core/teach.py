@@ -13,6 +13,7 @@ from stpath_core.checks import check_folder
 from stpath_core.io.files import atomic_path
 
 EMPTY = "# your answer; the notebook runs on whether this cell is filled or not"
+TEMPLATES = Path(__file__).parent / "templates"
 ASIDE = "> *Solution, not in the students' version:*"
 
 
@@ -52,10 +53,18 @@ def instructor(nb: NotebookNode) -> NotebookNode:
     return _with_cells(nb, cells)
 
 
-def write(names: Sequence[str], to: str | Path, *, say: Callable[[str], None] = print) -> list[Path]:
+def write(
+    names: Sequence[str],
+    to: str | Path,
+    *,
+    versions: Sequence[Callable[[NotebookNode], NotebookNode]] = (student, instructor),
+    slides: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
     """Write TO/student/NAME.ipynb and TO/instructor/NAME.ipynb of notebooks, from their .py and the outputs kept.
 
     names : numbers or names of notebooks, or "all". Solutions are in no file below TO/student, not even in metadata.
+    slides : write TO/slides/NAME.html, the instructor's version as a deck, too
     """
     wanted = stages.notebook_names() if "all" in names else [stages.find_notebook(name).name for name in names]
     folder = Path(to).expanduser().resolve()
@@ -65,14 +74,29 @@ def write(names: Sequence[str], to: str | Path, *, say: Callable[[str], None] = 
         source = stages.home() / "notebooks" / f"{name}.py"
         pair = pairing.paired(source)
         lesson = pairing.synced(source, nbformat.read(pair, as_version=4) if pair.exists() else None)
-        for version in (student, instructor):
-            path = folder / version.__name__ / f"{name}.ipynb"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as aside:
-                aside.write_text(nbformat.writes(version(lesson)) + "\n", encoding="utf-8")
-            written.append(path)
-            say(f"wrote {run.shown(path)}")
+        texts = {f"{version.__name__}/{name}.ipynb": nbformat.writes(version(lesson)) + "\n" for version in versions}
+        if slides:
+            texts[f"slides/{name}.html"] = deck(instructor(lesson), str(stages.find_notebook(name).header.get("title")))
+        for place, text in texts.items():
+            with atomic_path(folder / place) as aside:
+                aside.write_text(text, encoding="utf-8")
+            written.append(folder / place)
+            say(f"wrote {run.shown(folder / place)}")
     return written
+
+
+def deck(nb: NotebookNode, title: str) -> str:
+    """Slides as one HTML file that runs no script and loads nothing: a screen a slide, moved through by scrolling.
+
+    nb : an instructor's version, executed or not. nbconvert cuts it where its cells say so.
+    """
+    from nbconvert import SlidesExporter
+
+    exporter = SlidesExporter(extra_template_basedirs=[str(TEMPLATES)], template_name="deck")
+    nb = nbformat.from_dict(nb)
+    nb.metadata.title = title
+    text, _ = exporter.from_notebook_node(nb)
+    return text
 
 
 def _with_cells(nb: NotebookNode, cells: list[NotebookNode]) -> NotebookNode:

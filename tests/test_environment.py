@@ -40,6 +40,7 @@ USED_OTHERWISE = {
 BROUGHT_BY = {
     "jupyter_client": "nbclient",
     "traitlets": "nbclient",
+    "nbconvert": "jupyterlab",
     "docutils": "sphinx",
     "zmq": "ipykernel",
     "matplotlib_inline": "ipykernel",

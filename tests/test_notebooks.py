@@ -54,6 +54,10 @@ def test_notebook_runs_at_smoke(name, isolated):
         if "Warning" in (text := str(out.get("text", ""))) and out.get("name") == "stderr"
     ]
     assert not warned, f"warnings reach the reader: {warned[0][:500]}"
+    checks = [cell for cell in executed.cells if "check" in cell.metadata.get("tags", ())]
+    told = [line for cell in checks for out in cell.outputs for line in out.text.splitlines()]
+    assert all(line.endswith(": right") for line in told), f"the solution does not pass its own check: {told}"
+    assert len(told) == sum(cell.source.count("check_answer(") for cell in checks)
     assert not (isolated["runs"] / "latest").exists()  # smoke never enters
 
 

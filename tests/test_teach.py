@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -64,6 +65,16 @@ def test_the_instructors_version_is_slides(toys, tmp_path):
     assert path.with_name("10_one.slides.html").read_text().count("<section>") >= 3 + len(kinds)
 
 
+def test_the_deck_loads_nothing_and_runs_no_script(toys, tmp_path):
+    toys.add("10_one", 'print("<script>alert(1)</script>")')
+    assert cli.main(["teach", "10", "--to", str(tmp_path / "course"), "--slides"]) == cli.OK
+    text = (tmp_path / "course" / "slides" / "10_one.html").read_text()
+    assert text.count("<section") >= 4
+    assert "<script" not in text
+    assert not re.findall(r"""(?:src|href)=["']?(?!data:|#)[^>]+""", text)
+    assert not re.findall(r"url\((?!['\"]?data:)|@import", text)
+
+
 def test_a_students_version_runs_with_its_exercises_unanswered(toys, tmp_path):
     versions(toys, tmp_path)
     path = tmp_path / "course" / "student" / "10_one.ipynb"
@@ -112,3 +123,11 @@ def test_students_of_every_lesson_see_neither_solution_nor_output(source):
     assert solutions
     assert not any(json.dumps(solution)[1:-1] in text for solution in solutions)
     assert not any(cell.get("outputs") for cell in teach.student(lesson).cells)
+    # Nor a line of one, nor a line that it printed: what stands elsewhere in the lesson anyway is no solution.
+    solving = [cell for cell in lesson.cells if "solution" in cell.metadata.get("tags", ())]
+    elsewhere = "\n".join(cell.source for cell in lesson.cells if cell not in solving)
+    printed = [out.get("text", "") for cell in solving for out in cell.get("outputs", ())]
+    lines = [line.strip() for said in (*solutions, *printed) for line in said.splitlines()]
+    telling = [line for line in lines if len(line) > 25 and not line.startswith(("import ", "from "))]
+    student = "\n".join(cell.source for cell in teach.student(lesson).cells)
+    assert not [line for line in telling if line in student and line not in elsewhere]

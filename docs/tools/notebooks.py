@@ -115,7 +115,8 @@ def launch(published: str, name: str) -> str:
     provider = f"gh/{place}" if on_github else f"git/{published.replace(':', '%3A').replace('/', '%2F')}"
     binder = f"[Binder](https://mybinder.org/v2/{provider}/HEAD?urlpath=lab/tree/{path})"
     colab = f"[Colab](https://colab.research.google.com/github/{place}/blob/main/{path})"
-    return f"{colab}, {binder}" if on_github else binder
+    first = "which want [to be told first](../howto/gpu.md#colab-and-binder) what to install"
+    return f"{colab}, {binder}, {first}" if on_github else f"{binder}, {first}"
 
 
 def contents(names: list[str]) -> str:
