@@ -82,7 +82,7 @@ def find() -> Contents:
         msg = f"files in {home} differ from the last commit, which is what a bundle holds: commit them first"
         raise InputError(msg)
     planned = run.plan(["all"], {"profile": "cpu"})
-    computed = [one.stage for one in planned if stages.read_marker(one.stage)]
+    computed = [one.stage for one in planned if stages.read_marker(one.stage) is not None]
     book = home / "build" / "book" / "html"
     wanted = lock.here(home / "requirements.lock")
     return Contents(

@@ -89,6 +89,16 @@ def test_what_is_checked_is_asked_for_by_name_and_made_by_the_solution_alone(sou
             assert name not in stored(cells, solving=False)
 
 
+@pytest.mark.parametrize("source", CHECKED, ids=lambda path: path.stem)
+def test_solutions_passed_their_checks_when_the_outputs_were_made(source):
+    nb = nbformat.read(pairing.paired(source), 4)
+    if nb.metadata.stpath["stale"]:
+        pytest.skip("its outputs are stale, which another test says")
+    told = [out.text for cell in nb.cells if "check" in cell.metadata.get("tags", ()) for out in cell.outputs]
+    assert told
+    assert all(line.endswith(": right") for text in told for line in text.splitlines())
+
+
 def stored(cells, *, solving):
     """The names that solutions, or all other cells, assign."""
     code = [c.source for c in cells if c.kind == "code" and ("solution" in c.tags) == solving]

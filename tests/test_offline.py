@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -18,7 +19,7 @@ PYPROJECT = '[project]\nname = "toy"\nversion = "0"\n'
 # In place of python: tells what it was called with, and makes an environment whose commands do the same.
 PYTHON = """\
 #!/bin/sh
-case "$*" in *version_info*|*as_uri*) exec python3 "$@";; esac
+case "$*" in *version_info*|*as_uri*) exec "$REAL" "$@";; esac
 echo "$(basename "$0") $* | index=${PIP_NO_INDEX:-any} links=${PIP_FIND_LINKS:-none}" >> "$CALLS"
 [ "${2:-}" != venv ] || { mkdir -p .venv/bin; for name in python stpath; do cp "$0" .venv/bin/$name; done; }
 """
@@ -88,7 +89,7 @@ def test_a_bundle_is_packed_with_its_sizes_said_first_and_installed_from_its_fol
     fake.chmod(0o755)
     words = ["sh", str(room / "install.sh"), str(to)]
     base = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "MAKE", "STPATH_"))}
-    base |= {"PYTHON": str(fake), "CALLS": str(calls)}
+    base |= {"PYTHON": str(fake), "CALLS": str(calls), "REAL": sys.executable}
     subprocess.run(words, env=base, check=True, capture_output=True, cwd=tmp_path)
     lines = calls.read_text().splitlines()
     links = f"index=1 links={(room / 'wheels').as_uri()}"
