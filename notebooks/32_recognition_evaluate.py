@@ -337,7 +337,10 @@ hint = "above that of the table in the mean: there one rival stands for all pati
 check_answer("gain_of", globals(), named(*by_patient.index), (lambda found: mean(found) <= of_table + 1e-9, hint))
 hint = "everybody is left out once, so the mean of these means has to be the mean of `gain_of`"
 check_answer(
-    "mean_without", globals(), named(*by_patient.index), (lambda found: np.isclose(mean(found), mean(gain_of)), hint)
+    "mean_without",
+    globals(),
+    named(*by_patient.index),
+    (lambda found: np.isclose(mean(found), mean(globals()["gain_of"])), hint),
 )
 
 # %% [markdown] tags=["exercise"]

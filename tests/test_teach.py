@@ -71,7 +71,7 @@ def test_the_deck_loads_nothing_and_runs_no_script(toys, tmp_path):
     text = (tmp_path / "course" / "slides" / "10_one.html").read_text()
     assert text.count("<section") >= 4
     assert "<script" not in text
-    assert not re.findall(r"""(?:src|href)=["']?(?!data:|#)[^>]+""", text)
+    assert not re.findall(r"""(?:src|href)=["']?(?!["']|data:|#)[^>]+""", text)
     assert not re.findall(r"url\((?!['\"]?data:)|@import", text)
 
 
