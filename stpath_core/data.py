@@ -6,8 +6,9 @@ installed.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stpath_core import ranks
 from stpath_core.augment import stain_augment
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
-from stpath_core.io.guard import check_hdf5, reads
+from stpath_core.io.guard import FREE_BYTES, MAX_RATIO, check_hdf5, reads
 from stpath_core.stain import standardise_stain
 
 SCHEMA = "stpath.nuclei/1"
@@ -53,26 +55,42 @@ class NucleiSection:
 
 
 def write_nuclei_stage(
-    path: str | Path, sections: Sequence[NucleiSection], *, dataset: str, classes: Sequence[str]
+    path: str | Path,
+    sections: Sequence[NucleiSection],
+    *,
+    dataset: str,
+    classes: Sequence[str],
+    holdout: Sequence[str] = (),
+    pictures: Callable[[NucleiSection], bytes] | None = None,
 ) -> None:
-    """Pack sections into one HDF5 file (schema stpath.nuclei/1), written aside and moved into place."""
+    """Pack sections into one HDF5 file (schema stpath.nuclei/1), written aside and moved into place.
+
+    holdout : names of sections that nobody may train on. pictures : the bytes of each image as PNG or JPEG, to be kept
+    instead of its pixels (two thirds of their size, and slower to open).
+    """
     if not sections:
         msg = "no sections were given to write_nuclei_stage; at least one is needed: check the dataset's folder"
         raise InputError(msg)
     with atomic_path(path) as aside, h5py.File(aside, "w") as file:
         file.attrs.update(schema=SCHEMA, dataset=dataset, classes=json.dumps(list(classes)))
+        if holdout:
+            file.attrs["holdout"] = json.dumps(list(holdout))
         for s in sections:
             if s.image.shape[:2] != s.instances.shape:
                 msg = f"section {s.name}: the mask has shape {s.instances.shape}; its image needs {s.image.shape[:2]}"
                 raise InputError(msg)
             group = file.create_group(f"sections/{s.name}")
             group.attrs.update(organ=s.organ, patient=str(s.patient), mpp=s.mpp)
-            group.create_dataset("image", data=s.image, compression="lzf")
-            group.create_dataset("instances", data=s.instances.astype(np.int32), compression="lzf")
+            small = {"compression": "lzf"} if pictures is None else {"compression": "gzip", "shuffle": True}
+            if pictures is None:
+                group.create_dataset("image", data=s.image, compression="lzf")
+            else:
+                group.create_dataset("picture", data=np.frombuffer(pictures(s), np.uint8))
+            group.create_dataset("instances", data=s.instances.astype(np.int32), **small)
             for name in ARRAYS:
                 value = getattr(s, name)
                 if value is not None:
-                    group.create_dataset(name, data=value, compression="lzf")
+                    group.create_dataset(name, data=value, **small)
 
 
 @reads
@@ -95,11 +113,30 @@ def _read_section(name: str, group: h5py.Group) -> NucleiSection:
         name=name,
         organ=group.attrs["organ"],
         patient=group.attrs["patient"],
-        image=group["image"][...],
+        image=group["image"][...] if "image" in group else _decoded(group["picture"][...].tobytes(), group.name),
         mpp=float(group.attrs["mpp"]),
         instances=group["instances"][...],
         **{a: group[a][...] if a in group else None for a in ARRAYS},
     )
+
+
+def _decoded(picture: bytes, name: str) -> np.ndarray:
+    """The pixels of a PNG or JPEG, (H, W, 3) uint8."""
+    from PIL import Image  # torchvision brings it
+
+    with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG")) as image:
+        if 4 * image.width * image.height > max(FREE_BYTES, MAX_RATIO * len(picture)):
+            msg = f"the picture of {name} says that it has {image.width} x {image.height} px: it is damaged, or a trap"
+            raise InputError(msg)
+        return np.asarray(image.convert("RGB"))
+
+
+@reads
+def read_nuclei_plan(path: str | Path) -> tuple[str, list[str], list[str]]:
+    """What a stage file says beside its sections: data set, classes, names of the sections to be held out."""
+    with h5py.File(path, "r") as file:
+        holdout = json.loads(file.attrs.get("holdout", "[]"))
+        return str(file.attrs["dataset"]), json.loads(file.attrs["classes"]), holdout
 
 
 def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
@@ -135,6 +172,12 @@ class NucleiBatch:
     def to(self, device: torch.device | str) -> NucleiBatch:
         labels = None if self.labels is None else self.labels.to(device)
         return NucleiBatch(self.image.to(device), self.instances.to(device), self.section.to(device), labels)
+
+    def share(self) -> NucleiBatch:
+        """The tiles of this process, where several train together."""
+        mine = ranks.share(len(self.image))
+        labels = None if self.labels is None else self.labels[mine]
+        return NucleiBatch(self.image[mine], self.instances[mine], self.section[mine], labels)
 
 
 class NucleiTiles:

@@ -177,6 +177,8 @@ def train_split(
     device: str = "auto",
     resume: str | Path | None = None,
     progress: Progress = iter,
+    workers: int = 0,
+    compiled: bool = False,
 ) -> tuple[NucleiNet, list[dict[str, float]]]:
     """Train a nuclei network on the training side of a split; returns it with its history.
 
@@ -202,7 +204,7 @@ def train_split(
         watch = {"validate": validation_score(looks, batches=4), "validate_every": max(1, steps // 20), "patience": 8}
     history = fit(
         model, nuclei_step, tiles, steps=steps, lr=lr, seed=seed, device=device, resume=resume, progress=progress,
-        **watch,
+        workers=workers, compiled=compiled, **watch,
     )  # fmt: skip
     return model.eval(), history
 
