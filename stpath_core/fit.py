@@ -176,6 +176,8 @@ def _read(pending: list[tuple[dict[str, float], dict[str, Tensor]]], lr: float) 
     Of several processes: the mean over them.
     """
     terms = [v for _, given in pending for v in given.values()]
+    if not terms:
+        return
     if ranks.world() > 1 or any(v.is_cuda for v in terms):
         place = next((v.device for v in terms if v.is_cuda), torch.device("cpu"))
         numbers = ranks.mean_of(torch.stack([v.float().to(place) for v in terms])).tolist()
