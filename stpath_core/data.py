@@ -225,10 +225,10 @@ class NucleiTiles:
         cut = [self._cut(int(k), rng) for k in which]
         image = torch.stack([c[0] for c in cut])  # (B, 3, S, S) in [0, 255]
         if self.augment:
-            image = stain_augment(image / 255, rng) * 255
+            image = stain_augment(image.div_(255), rng).mul_(255)
         instances = torch.stack([c[1] for c in cut]).long()  # (B, s, s)
         labels = None if self.labels is None else self.labels[which]
-        return NucleiBatch(image.round().clamp(0, 255).byte(), instances, which, labels)
+        return NucleiBatch(image.round_().clamp_(0, 255).byte(), instances, which, labels)
 
     def _cut(self, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """One tile: (3, S, S) float in [0, 255] and ids (S/stride, S/stride)."""
