@@ -245,15 +245,15 @@ class NucleiTiles:
         box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
         image, ids = self.images[k][box].float(), self.ids[k][box]
         cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-        sampled = []
+        grids, sampled, (h, w) = {}, [], image.shape[-2:]
         for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
-            h, w = source.shape[-2:]
-            t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
-            y, x = torch.meshgrid(t, t * flip, indexing="ij")
-            sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
-            grid = torch.stack([2 * sx / w - 1, 2 * sy / h - 1], -1)[None]
+            if n not in grids:
+                t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
+                y, x = t[:, None], t[None] * flip
+                sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
+                grids[n] = torch.stack([sx.mul_(2).div_(w).sub_(1), sy.mul_(2).div_(h).sub_(1)], -1)[None]
             sampled.append(
-                F.grid_sample(source[None], grid, mode=mode, padding_mode="reflection", align_corners=False)[0]
+                F.grid_sample(source[None], grids[n], mode=mode, padding_mode="reflection", align_corners=False)[0]
             )
         return sampled[0], sampled[1][0]
 

@@ -76,6 +76,7 @@ def fit(
     fused: bool = False,
     workers: int = 0,
     compiled: bool = False,
+    mixed: bool = True,
 ) -> list[dict[str, float]]:
     """Train `model` in place by AdamW with linear warm-up and cosine decay; return one record per step.
 
@@ -85,19 +86,20 @@ def fit(
     the state is kept every `save_every` steps; present at the start, it is taken up. hook(step, record) sees each step;
     progress wraps the steps. fused : one pass over the parameters a step instead of one per operation; the last digits
     differ. workers : threads that make the batches of the next steps, for batches made on the CPU (`prefetch`).
-    compiled : torch.compile the network's forward pass.
+    compiled : torch.compile the network's forward pass. mixed : bfloat16 on GPUs where autocast allows it; small
+    networks gain nothing by it.
 
-    On a GPU: bfloat16 where autocast allows it, fused steps, and records (with them hook, and the check of the loss)
+    On a GPU: mixed precision, fused steps, and records (with them hook, and the check of the loss)
     that come READ_EVERY steps at a time. Under torchrun each process trains on its share of every batch (`ranks`).
     """
     if steps < 1:
         msg = f"steps is {steps}; at least 1 is needed"
         raise InputError(msg)
     device = pick_device(device) if isinstance(device, str) else device
-    amp = device.type == "cuda"
+    cuda = device.type == "cuda"
     model.to(device, memory_format=torch.channels_last)  # a third faster on CPUs, too
     ranks.alike(model)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused or amp)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused or cuda)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     best_score, stale, start = math.inf, 0, 0
@@ -107,7 +109,8 @@ def fit(
     noise = seed * 1_000_003 + ranks.rank() * 7_368_787 * (ranks.world() > 1)
     pending: list[tuple[dict[str, float], dict[str, Tensor]]] = []
     stream = batches(batch_at, range(start, steps), device, workers=workers)
-    with closing(stream), _ready(model, device, compiled=compiled):
+    few = one_torch_thread() if workers and cuda else nullcontext()  # each thread of the loader would start several
+    with few, closing(stream), _ready(model, device, compiled=compiled):
         for step in progress(range(start, steps)):
             model.train()
             _seed(noise + step, device)  # dropout, too, is a function of the step
@@ -115,7 +118,7 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate
             batch = next(stream)
-            with torch.autocast("cuda", torch.bfloat16) if amp else nullcontext():
+            with torch.autocast("cuda", torch.bfloat16) if cuda and mixed else nullcontext():
                 terms = step_loss(model, batch)
             optimiser.zero_grad(set_to_none=True)
             terms["loss"].backward()
@@ -126,7 +129,7 @@ def fit(
             pending.append((record, {k: v.detach() for k, v in {"grad_norm": norm, **terms}.items()}))
             look = bool(validate and validate_every) and ((step + 1) % validate_every == 0 or step + 1 == steps)
             save = resume is not None and (step + 1) % save_every == 0 and step + 1 < steps
-            if not (look or save or len(pending) == (READ_EVERY if amp else 1) or step + 1 == steps):
+            if not (look or save or len(pending) == (READ_EVERY if cuda else 1) or step + 1 == steps):
                 continue
             _read(pending, lr)
             if look:

@@ -142,7 +142,7 @@ def fit_gene_encoder(
 
     history = fit(
         model, step_loss, batch_at, steps=steps, lr=lr, weight_decay=weight_decay, clip=50.0, seed=seed, device=where,
-        progress=progress, fused=True,
+        progress=progress, fused=True, mixed=False,
     )  # fmt: skip
     return model.eval(), history
 

@@ -158,7 +158,9 @@ def train(
     def step_loss(net: ContrastiveModel, batch: PairBatch) -> dict[str, Tensor]:
         u, v = (ranks.gathered(side) for side in net(batch.image, batch.gene))
         chance = torch.tensor(float(len(u))).log()
-        return {"loss": info_nce(u, v, tau=net.tau, target=target), "log_batch": chance, "tau": net.tau}
+        with torch.autocast(u.device.type, enabled=False):  # scores are divided by a small tau: in float32
+            loss = info_nce(u.float(), v.float(), tau=net.tau, target=target)
+        return {"loss": loss, "log_batch": chance, "tau": net.tau}
 
     history = fit(model, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
                   device=pick_device(s.device), progress=progress, fused=True, workers=workers,

@@ -121,9 +121,12 @@ def _resume(path: Path, options: Options, steps: int) -> Path:
     return options.out / f"resume-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]}.safetensors"
 
 
-def fit_nuclei(path: Path, o: Options) -> dict[str, Any]:
-    """Part 1: the network of notebook 11, its type heads where there are types, and scores of the sections held out."""
-    from stpath_core import nuclei, predict
+def train_nuclei(path: Path, o: Options, *, inner_share: float | None = None):
+    """The network of notebook 11 on the training side of a file: sections, classes, split, network and history.
+
+    inner_share : of the training patients, for early stopping; None: as the notebook.
+    """
+    from stpath_core import nuclei
     from stpath_core.data import read_nuclei_plan, read_nuclei_stage
 
     sections, (dataset, classes, named) = read_nuclei_stage(path), read_nuclei_plan(path)
@@ -131,13 +134,26 @@ def fit_nuclei(path: Path, o: Options) -> dict[str, Any]:
     split = _nuclei_split(sections, o.holdout or named, virtual=virtual)
     steps = o.steps or v["steps" if virtual else "real_steps"]
     grid = {"mpp": 0.5, "stride": 1} if virtual else {"mpp": 0.25, "stride": 2}
-    side_px = v["tile_px"] if virtual else v["tile_px"] * 3 // 2
+    share = (0.1 if virtual else 0.0) if inner_share is None else inner_share
     network, history = nuclei.train_split(
         sections, split, steps=steps, encoder=v["encoder"], encoder_args=json.loads(v["encoder_args"]),
-        width=v["width"], batch_size=v["batch_size"], tile_px=side_px, lr=v["learning_rate"], **grid,
-        inner_share=0.1 if virtual else 0.0, seed=o.seed, device=o.device, resume=_resume(path, o, steps),
+        width=v["width"], batch_size=v["batch_size"], tile_px=nuclei_tile_px(v, virtual=virtual), **grid,
+        lr=v["learning_rate"], inner_share=share, seed=o.seed, device=o.device, resume=_resume(path, o, steps),
         progress=o.progress("steps"), workers=o.threads, compiled=o.compiled,
     )  # fmt: skip
+    return sections, dataset, classes, split, network, history
+
+
+def nuclei_tile_px(values: Mapping[str, Any], *, virtual: bool) -> int:
+    """Side of a tile in its own pixels: real tiles are scanned finer."""
+    return values["tile_px"] if virtual else values["tile_px"] * 3 // 2
+
+
+def fit_nuclei(path: Path, o: Options) -> dict[str, Any]:
+    """Part 1: the network of notebook 11, its type heads where there are types, and scores of the sections held out."""
+    from stpath_core import nuclei, predict
+
+    sections, dataset, classes, split, network, history = train_nuclei(path, o)
     if ranks.rank() != 0:
         return {}
     said = {"dataset": dataset, "seed": o.seed}
@@ -153,7 +169,7 @@ def fit_nuclei(path: Path, o: Options) -> dict[str, Any]:
             head = nuclei.fit_type_head(table, table.labels(labels), classes=len(classes))
             twin = predict.with_type_head(network, head, classes)
             predict.save(o.out / f"nuclei_{arm}.safetensors", twin, **said, labels=arm)
-    scores = score_nuclei(network, asked, eight=not virtual) if asked else {}
+    scores = score_nuclei(network, asked, eight=dataset != "virtual") if asked else {}
     return {"steps": len(history), "loss": history[-1]["loss"], "held_out": list(split.test), "scores": scores}
 
 

@@ -66,7 +66,9 @@ if __name__ == "__main__":
         kept = {}
         for work in (mean_of_rows, contrast, discs):
             model, history = work()
-            state = {f"{work.__name__}.{k}": v.detach().float().contiguous().clone() for k, v in model.state_dict().items()}
+            state = {
+                f"{work.__name__}.{k}": v.detach().float().contiguous().clone() for k, v in model.state_dict().items()
+            }
             same = ranks.collected({ranks.rank(): {k: v.sum().item() for k, v in state.items()}})
             assert all(other == same[0] for other in same.values()), f"{work.__name__}: the processes part"
             kept |= state | {f"{work.__name__}.losses": torch.tensor([r["loss"] for r in history])}
