@@ -309,9 +309,8 @@ def main() -> None:
             print(f"{one['part']:16} {one['file']:16} FAILED {one['not_measured']}")
         else:
             rates = f"{one['per_s']:>9,.0f} {one['unit']}/s, ratio {one['ratio']:.2f}, of the network "
-            print(
-                f"{one['part']:16} {one['file']:16} {rates}{one['ratio_network']}, {one['peak_gib']} GiB, {one['quality']}"
-            )
+            print(f"{one['part']:16} {one['file']:16} {rates}{one['ratio_network']}, {one['peak_gib']} GiB")
+            print(" " * 34 + ", ".join(f"{name} {value:.3f}" for name, value in one["quality"].items()))
 
 
 if __name__ == "__main__":

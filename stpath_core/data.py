@@ -128,7 +128,7 @@ def _decoded(picture: bytes, name: str) -> np.ndarray:
         if 4 * image.width * image.height > max(FREE_BYTES, MAX_RATIO * len(picture)):
             msg = f"the picture of {name} says that it has {image.width} x {image.height} px: it is damaged, or a trap"
             raise InputError(msg)
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 @reads

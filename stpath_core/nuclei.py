@@ -181,6 +181,7 @@ def train_split(
     progress: Progress = iter,
     workers: int = 0,
     compiled: bool = False,
+    save_every: int = 200,
 ) -> tuple[NucleiNet, list[dict[str, float]]]:
     """Train a nuclei network on the training side of a split; returns it with its history.
 
@@ -206,7 +207,7 @@ def train_split(
         watch = {"validate": validation_score(looks, batches=4), "validate_every": max(1, steps // 20), "patience": 8}
     history = fit(
         model, nuclei_step, tiles, steps=steps, lr=lr, seed=seed, device=device, resume=resume, progress=progress,
-        workers=workers, compiled=compiled, **watch,
+        workers=workers, compiled=compiled, save_every=save_every, **watch,
     )  # fmt: skip
     return model.eval(), history
 

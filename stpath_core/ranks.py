@@ -85,7 +85,9 @@ def alike(model: nn.Module) -> None:
     if world() == 1:
         return
     if next(model.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place: no network of ours is a bare BatchNorm
+        from timm.layers import convert_sync_batchnorm  # knows timm's layers that are norm and activation in one
+
+        convert_sync_batchnorm(model)  # in place: no network of ours is a bare BatchNorm
     for value in model.state_dict().values():
         dist.broadcast(value, 0)
 

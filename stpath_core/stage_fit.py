@@ -51,12 +51,17 @@ class Options:
         return stages.find_notebook(notebook).resolve({"profile": self.profile})
 
     @property
+    def cuda(self) -> bool:
+        """Whether the device is a GPU."""
+        return torch.device(self.device).type == "cuda"
+
+    @property
     def threads(self) -> int:
         """Of the loader."""
         if self.workers is not None:
             return self.workers
         cores = spare_cores() // max(1, ranks.world())
-        return max(1, cores) if torch.device(self.device).type == "cuda" else 0
+        return max(1, cores) if self.cuda else 0
 
 
 @reads
@@ -140,6 +145,7 @@ def train_nuclei(path: Path, o: Options, *, inner_share: float | None = None):
         width=v["width"], batch_size=v["batch_size"], tile_px=nuclei_tile_px(v, virtual=virtual), **grid,
         lr=v["learning_rate"], inner_share=share, seed=o.seed, device=o.device, resume=_resume(path, o, steps),
         progress=o.progress("steps"), workers=o.threads, compiled=o.compiled,
+        save_every=2000 if o.cuda else 200,  # weights and optimiser of a large encoder are hundreds of megabytes
     )  # fmt: skip
     return sections, dataset, classes, split, network, history
 
