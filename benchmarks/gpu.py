@@ -1,6 +1,6 @@
 """All parts at the gpu profile on one card, beside what its encoders alone could do there.
 
-python benchmarks/gpu.py STAGES --out benchmarks/results/gpu.json --seconds 40
+PYTHONPATH=. python benchmarks/gpu.py STAGES --out benchmarks/results/gpu.json --seconds 40
 
 STAGES is a folder of files of `stpath pack` (nuclei, spots, recognition; any number of each). Only torch, timm, numpy,
 h5py, safetensors, scipy and scikit-image are needed. For each file:
@@ -298,6 +298,7 @@ def main() -> None:
         for path in sorted(given.stages.glob("*.h5")):
             if given.only and path.stem not in given.only:
                 continue
+            print(f"{path.name}, {time.perf_counter() - begun:.0f} s gone", flush=True)
             record["rows"] += measured(bench, path)
             record["seconds"] = round(time.perf_counter() - begun, 1)
             if given.out:  # after every file, so that what was measured is kept
