@@ -51,8 +51,9 @@ def cards(record: Path = RESULTS / "gpu.json") -> list[str]:
     told = json.loads(record.read_text())
     with_what = f"torch {told['versions']['torch']}{', compiled' if told['compiled'] else ''}"
     lines = [f"{told['card'] or 'No GPU: a processor'}, {with_what}, profile {told['profile']}, {told['day']}.", ""]
-    lines += ["| network | stage file | batch | per second | of its encoder alone | of the network alone | memory, GiB |"
-              " training | held out |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    columns = ("network", "stage file", "batch", "per second", "of its encoder alone", "of the network alone",
+               "memory, GiB", "training", "held out")  # fmt: skip
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in told["rows"]:
         first = f"| {row['part']} | {row['file']} |"
         if "not_measured" in row:
