@@ -94,8 +94,8 @@ def pack_spots(to: Path, *, dataset: str) -> None:
     write_spot_stage(to, cohort, reference, splits, dataset=dataset, n_genes=int(measured.sum()))
 
 
-def pack_recognition(to: Path, *, dataset: str, genes: int = 1000) -> None:
-    """The spots of notebook 30 that have a picture in notebook 31, genes chosen anew for each held-out patient."""
+def pack_recognition(to: Path, *, dataset: str) -> None:
+    """The spots of notebook 30 that have a picture in notebook 31; genes, as many as there, chosen for each fold."""
     import anndata
     import scipy.sparse as sp
 
@@ -103,7 +103,9 @@ def pack_recognition(to: Path, *, dataset: str, genes: int = 1000) -> None:
     from stpath_core.gene_encoding import highly_variable
     from stpath_core.recognition_files import write_stage
 
-    spots = anndata.read_h5ad(newest("30_gene_encoder", dataset) / "spots.h5ad")
+    encoded = newest("30_gene_encoder", dataset)
+    spots = anndata.read_h5ad(encoded / "spots.h5ad")
+    genes = _genes(encoded, dataset)
     with np.load(newest("31_contrastive_train", dataset) / "pairs.npz") as kept:
         names, patches = kept["names"], kept["patches"]
     rows = spots.obs_names.get_indexer(names)
@@ -119,6 +121,12 @@ def pack_recognition(to: Path, *, dataset: str, genes: int = 1000) -> None:
     n = min(genes, counts.shape[1])
     columns = {who: choose(counts[patient != who], patient[patient != who], n=n) for who in np.unique(patient)}
     write_stage(to, counts, columns, patches, spots.obsm[keys.SPATIAL], patient, section, label, dataset=dataset)
+
+
+def _genes(stage: Path, dataset: str) -> int:
+    """How many genes notebook 30 reads at the profile of a run; on real tables twice as many, as it says there."""
+    profile = stages.read_marker(stage)["run"].split(f"-{dataset}-")[1].rpartition("-s")[0]
+    return stages.find_notebook("30_gene_encoder").resolve({"profile": profile})["genes"] * (1 + (dataset != "virtual"))
 
 
 PARTS = {"nuclei": pack_nuclei, "spots": pack_spots, "recognition": pack_recognition}

@@ -17,6 +17,7 @@ import torch
 from stpath_core import expression as ex
 from stpath_core import keys
 from stpath_core.expression_folds import Fold, take_apart
+from stpath_core.fit import pick_device
 from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import expression_networks as networks
 from stpath_core.models import residual
@@ -120,9 +121,10 @@ def train_cpnn(
     shares = None if fold.train.shares is None else torch.as_tensor(fold.train.shares)
     if shares is not None:
         model.begin_at(shares.mean(0))
+        shares = shares.to(pick_device(device))
 
     def step(net: CPNN, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return spot_loss(net, x, y, None if shares is None else shares.to(x.device)[rows], reg)
+        return spot_loss(net, x, y, None if shares is None else shares[rows], reg)
 
     networks.train_by_section(model, fold.train, step, steps=steps, seed=seed, device=device)
     return model

@@ -88,7 +88,8 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
         msg = f"steps is {options.steps}; at least 1 is needed"
         raise InputError(msg)
     with ranks.together(pick_device(options.device)) as device:
-        given = Options(**{**vars(options), "device": str(device)})
+        silent = {"progress": lambda label: iter} if ranks.rank() else {}
+        given = Options(**{**vars(options), "device": str(device), **silent})
         begun = time.perf_counter()
         found = FITS[schema](path, given)
         took = time.perf_counter() - begun
