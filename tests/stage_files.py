@@ -53,18 +53,27 @@ def cohort(patients=4, spots=30, genes=130):
     return table, profiles
 
 
+def write_spots(path):
+    """The cohort in two folds of patients."""
+    table, profiles = cohort()
+    write_spot_stage(path, table, profiles, patient_folds(table.obs["patient"], 2), dataset="virtual", n_genes=40)
+
+
+def write_recognition(path, *, side=32):
+    """The counts of the cohort beside noise as pictures and labels."""
+    rng, table = np.random.default_rng(2), cohort()[0]
+    patient = table.obs["patient"].to_numpy(str)
+    write_stage(
+        path, table.layers["counts"], {p: np.arange(100) for p in np.unique(patient)},
+        rng.integers(0, 255, (len(patient), side, side, 3)).astype(np.uint8), table.obsm["spatial"], patient, patient,
+        np.where(rng.random(len(patient)) < 0.5, "gland", "fat"), dataset="virtual",
+    )  # fmt: skip
+
+
 def write_all(folder):
     """nuclei.h5, spots.h5 and recognition.h5 in a folder."""
     picture = {"dataset": "virtual", "classes": CLASSES, "holdout": ["s2"]}
     write_nuclei_stage(folder / "nuclei.h5", sections(), **picture)
-    table, profiles = cohort()
-    splits = patient_folds(table.obs["patient"], 2)
-    write_spot_stage(folder / "spots.h5", table, profiles, splits, dataset="virtual", n_genes=40)
-    rng = np.random.default_rng(2)
-    patient = table.obs["patient"].to_numpy(str)
-    write_stage(
-        folder / "recognition.h5", table.layers["counts"], {p: np.arange(100) for p in np.unique(patient)},
-        rng.integers(0, 255, (len(patient), 32, 32, 3)).astype(np.uint8), table.obsm["spatial"], patient, patient,
-        np.where(rng.random(len(patient)) < 0.5, "gland", "fat"), dataset="virtual",
-    )  # fmt: skip
+    write_spots(folder / "spots.h5")
+    write_recognition(folder / "recognition.h5")
     return folder
