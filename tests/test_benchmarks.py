@@ -107,6 +107,24 @@ def test_the_gpu_script_measures_what_it_can_and_records_what_fails(tmp_path, mo
     assert "Not measured" in table.cards(tmp_path / "none.json")[0]
 
 
+def test_after_an_error_of_the_card_a_file_gets_a_process_of_its_own(tmp_path, monkeypatch):
+    stage_files.write_spots(tmp_path / "spots.h5")
+    words = [
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--steps",
+        "1",
+        "--revision",
+        "0" * 12,
+        "--out",
+        str(tmp_path / "x.json"),
+    ]
+    assert [row["part"] for row in gpu.elsewhere(tmp_path / "spots.h5", words)] == ["CPNN"]
+    monkeypatch.setattr(gpu.sys, "executable", "false")
+    assert "ended with 1" in gpu.elsewhere(tmp_path / "spots.h5", words)[0]["not_measured"]
+
+
 def test_the_clock_counts_steps_after_the_first_ones(monkeypatch):
     now = iter([0.0, 5.0, 6.0, 7.0, 8.0])
     monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(now))
