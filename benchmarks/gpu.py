@@ -76,6 +76,7 @@ class Bench:
     seconds: float
     steps: int | None
     compiled: bool
+    workers: int | None
     folder: Path
 
     @property
@@ -84,7 +85,7 @@ class Bench:
 
     def options(self, clock: Clock, name: str, **more: Any) -> stage_fit.Options:
         given = {"device": str(self.device), "profile": self.profile, "compiled": self.compiled, "progress": clock.of}
-        return stage_fit.Options(**given, out=self.folder / name, **more)
+        return stage_fit.Options(**given, workers=self.workers, out=self.folder / name, **more)
 
     def wait(self) -> None:
         if self.cuda:
@@ -157,7 +158,10 @@ def loader_rate(bench: Bench, path: Path, batch: int, side: int, *, virtual: boo
     from stpath_core.prefetch import batches, spare_cores
 
     grid = {"mpp": 0.5, "stride": 1} if virtual else {"mpp": 0.25, "stride": 2}
-    tiles, n = NucleiTiles(read_nuclei_stage(path), **grid, size_px=side, batch_size=batch), spare_cores()
+    tiles, n = (
+        NucleiTiles(read_nuclei_stage(path), **grid, size_px=side, batch_size=batch),
+        bench.workers or spare_cores(),
+    )
     with one_torch_thread():
         stream = batches(tiles, range(8 * n), torch.device("cpu"), workers=n)
         for _ in range(2 * n):  # what was asked for at the beginning
@@ -299,6 +303,7 @@ def main() -> None:
     words.add_argument("--device", default="auto")
     words.add_argument("--profile", help="default: gpu, and smoke on a CPU")
     words.add_argument("--compile", action="store_true", help="torch.compile the networks with encoders")
+    words.add_argument("--workers", type=int, help="threads that prepare batches; default: as stpath fit")
     words.add_argument("--only", nargs="*", default=[], help="names of files, without .h5")
     words.add_argument("--revision", default="", help="of the code, where the folder is no git repository")
     given = words.parse_args()
@@ -307,7 +312,7 @@ def main() -> None:
     record = where(device, given.revision) | {"profile": profile, "compiled": given.compile, "rows": []}
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(device, profile, given.seconds, given.steps, given.compile, Path(folder))
+        bench = Bench(device, profile, given.seconds, given.steps, given.compile, given.workers, Path(folder))
         for path in sorted(given.stages.glob("*.h5")):
             if given.only and path.stem not in given.only:
                 continue

@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     )
     fit.add_argument("--holdout", nargs="+", default=[], metavar="NAME", help="sections to hold out (nuclei alone)")
     fit.add_argument("--folds", type=int, help="train the first so many folds alone (default: all)")
+    fit.add_argument(
+        "--workers", type=int, help="threads that prepare batches (default: the spare cores on a GPU, else 0)"
+    )
     fit.add_argument("--compile", action="store_true", help="torch.compile the networks with encoders")
 
     pack = command("pack", "pack one file to take to a GPU, for `stpath fit`", _pack, PACK)

@@ -84,9 +84,11 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
     if schema not in FITS:
         msg = f"{path} has schema {schema!r}; expected one of {', '.join(FITS)}: make it with `stpath pack`"
         raise InputError(msg)
-    if options.steps is not None and options.steps < 1:
-        msg = f"steps is {options.steps}; at least 1 is needed"
-        raise InputError(msg)
+    for name, least in (("steps", 1), ("folds", 1), ("workers", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            msg = f"{name} is {value}; at least {least} is needed"
+            raise InputError(msg)
     with ranks.together(pick_device(options.device)) as device:
         silent = {"progress": lambda label: iter} if ranks.rank() else {}
         given = Options(**{**vars(options), "device": str(device), **silent})
@@ -331,6 +333,7 @@ def command(arguments: Any, say: Callable[[str], None]) -> None:
     options = Options(
         profile=arguments.profile, steps=arguments.steps, device=arguments.device, seed=arguments.seed,
         out=arguments.out, holdout=arguments.holdout, folds=arguments.folds, compiled=arguments.compile,
+        workers=arguments.workers,
         progress=lambda label: partial(track, label=label),
     )  # fmt: skip
     told = fit_stage(arguments.stage, options)

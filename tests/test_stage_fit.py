@@ -151,6 +151,8 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
         (["fit", "none.h5"], "there is no stage file"),
         (["fit", "{files}/odd.h5"], "schema 'other'"),
         (["fit", "{files}/nuclei.h5", "--steps", "0"], "steps is 0"),
+        (["fit", "{files}/spots.h5", "--folds", "0"], "folds is 0"),
+        (["fit", "{files}/nuclei.h5", "--workers", "-1"], "workers is -1"),
         (["fit", "{files}/nuclei.h5", "--profile", "huge"], "no profile 'huge'"),
         (["fit", "{files}/nuclei.h5", "--profile", "smoke", "--holdout", "s9"], "not in the data"),
         (["pack", "spots", "--to", "x.h5", "--data-dir", "tiles"], "are of nuclei"),
