@@ -18,7 +18,7 @@ tutorial: env ## every notebook at the cpu profile on the virtual tissue, then t
 	@$(BIN)/stpath report
 
 test: lint ## style, units, every notebook through papermill at smoke; real data when STPATH_REAL_DATA is set
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-deep: env ## 10,000 damaged files and 100 kills; the record goes to data/results/test_deep.json
 	STPATH_FUZZ_INPUTS=10000 STPATH_KILLS=100 STPATH_FUZZ_RECORD=data/results/test_deep.json \

@@ -137,7 +137,8 @@ def nuclei(bench: Bench, path: Path) -> list[dict]:
     x = images(bench, batch, side)
     encoder = timm.create_model(values["encoder"], features_only=True, **args)
     of_encoder = bench.ceiling(encoder, lambda net: net(x))
-    net = NucleiNet(encoder=values["encoder"], encoder_args=args, width=values["width"], stride=1 if virtual else 2)
+    grid = {name: stage_fit.GRIDS[virtual][name] for name in ("stride", "blocks")}
+    net = NucleiNet(encoder=values["encoder"], encoder_args=args, width=values["width"], **grid)
     of_network = bench.ceiling(net, lambda net: net(x)[:2])
     del encoder, net
     alone = loader_rate(bench, path, batch, side, virtual=virtual)
@@ -157,7 +158,7 @@ def loader_rate(bench: Bench, path: Path, batch: int, side: int, *, virtual: boo
     from stpath_core.fit import one_torch_thread
     from stpath_core.prefetch import batches, spare_cores
 
-    grid = {"mpp": 0.5, "stride": 1} if virtual else {"mpp": 0.25, "stride": 2}
+    grid = {name: value for name, value in stage_fit.GRIDS[virtual].items() if name != "blocks"}
     tiles, n = (
         NucleiTiles(read_nuclei_stage(path), **grid, size_px=side, batch_size=batch),
         bench.workers or spare_cores(),

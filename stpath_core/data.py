@@ -26,6 +26,7 @@ from stpath_core.io.guard import FREE_BYTES, MAX_RATIO, check_hdf5, reads
 from stpath_core.stain import standardise_stain
 
 SCHEMA = "stpath.nuclei/1"
+_BENDS = 6  # points along a tile's side that are displaced; what lies between follows smoothly
 ARRAYS = ("labels", "confidence", "truth_instances", "truth_labels")  # optional, beside image and instances
 
 
@@ -189,6 +190,7 @@ class NucleiTiles:
     seen.
 
     size_px : tile side at `mpp`, a multiple of the encoder's coarsest stride. augment : stain, blur and noise as well.
+    bend_um : standard deviation of a smooth random displacement (Simard et al. 2003), as tissue is pulled by the knife.
     """
 
     def __init__(
@@ -200,6 +202,7 @@ class NucleiTiles:
         stride: int = 2,
         batch_size: int = 12,
         scale: float = 0.4,
+        bend_um: float = 0.0,
         augment: bool = True,
         seed: int = 0,
     ):
@@ -211,7 +214,7 @@ class NucleiTiles:
         self.images = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in stained]
         self.ids = [torch.from_numpy(s.instances.astype(np.float32))[None] for s in self.sections]  # exact below 2**24
         self.size, self.stride, self.batch_size = size_px, stride, batch_size
-        self.scale, self.augment, self.seed = scale, augment, seed
+        self.scale, self.bend_px, self.augment, self.seed = scale, bend_um / mpp, augment, seed
         self.labels = None
         if all(s.labels is not None for s in self.sections):
             top = max(len(s.labels) for s in self.sections)
@@ -245,11 +248,17 @@ class NucleiTiles:
         box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
         image, ids = self.images[k][box].float(), self.ids[k][box]
         cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        bend = None
+        if self.augment and self.bend_px:
+            bend = self.bend_px * torch.randn(1, 2, _BENDS, _BENDS, generator=rng)
         grids, sampled, (h, w) = {}, [], image.shape[-2:]
         for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
             if n not in grids:
                 t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
                 y, x = t[:, None], t[None] * flip
+                if bend is not None:
+                    moved = F.interpolate(bend, (n, n), mode="bicubic", align_corners=True)[0]
+                    y, x = y + moved[0], x + moved[1]
                 sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
                 grids[n] = torch.stack([sx.mul_(2).div_(w).sub_(1), sy.mul_(2).div_(h).sub_(1)], -1)[None]
             sampled.append(

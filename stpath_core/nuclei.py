@@ -169,10 +169,12 @@ def train_split(
     width: int = 16,
     mpp: float = 0.5,
     stride: int = 1,
+    blocks: int = 2,
     classes: Sequence[str] = (),
     start: NucleiNet | None = None,
     batch_size: int = 12,
     tile_px: int = 128,
+    bend_um: float = 0.0,
     lr: float = 2e-3,
     inner_share: float = 0.1,
     seed: int = 0,
@@ -185,22 +187,25 @@ def train_split(
 ) -> tuple[NucleiNet, list[dict[str, float]]]:
     """Train a nuclei network on the training side of a split; returns it with its history.
 
-    mpp, stride : um per pixel that the network sees, and how many of them share one answer. start : a network whose
-    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. inner_share of the training
-    patients is held back: the validation loss is taken twenty times on the same tiles of theirs and the weights of the
-    best look are kept. Eight looks without a better one end the run: fewer stop it before the schedule has cooled down,
-    which is where the best weights usually are. With inner_share=0 all train, and the weights are the last ones.
+    mpp, stride, blocks : um per pixel that the network sees, how many of them share one answer, and how much work goes
+    into each (`NucleiNet`). start : a network whose weights are the beginning (fine-tuning), and whose grid is kept; it
+    is not changed. bend_um : see `NucleiTiles`; it keeps a network from learning a few real tiles by heart.
+    inner_share of the training patients is held back: the validation loss is taken twenty times on the same tiles of
+    theirs and the weights of the best look are kept. Eight looks without a better one end the run: fewer stop it before
+    the schedule has cooled down, which is where the best weights usually are. With inner_share=0 all train, and the
+    weights are the last ones.
     """
     fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed, share=inner_share)
     torch.manual_seed(seed)
     if start is None:
         model = NucleiNet(
-            encoder=encoder, encoder_args=encoder_args, width=width, stride=stride, classes=classes, mpp=mpp
-        )
+            encoder=encoder, encoder_args=encoder_args, width=width, stride=stride, blocks=blocks, classes=classes,
+            mpp=mpp,
+        )  # fmt: skip
     else:
         model = deepcopy(start)
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}
-    tiles = NucleiTiles(fit_on, **cut, seed=seed)
+    tiles = NucleiTiles(fit_on, **cut, bend_um=bend_um, seed=seed)
     watch = {}
     if validate_on:
         looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)

@@ -23,7 +23,7 @@ from stpath_core.models.nuclei import NucleiNet, TypeHead, pool_nuclei
 from stpath_core.postprocess import THRESHOLD, instances_from_maps
 from stpath_core.stain import standardise_stain
 
-SCHEMA = "stpath.nuclei-net/2"
+SCHEMA = "stpath.nuclei-net/3"
 
 
 @dataclass(frozen=True)

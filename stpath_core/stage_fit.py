@@ -29,6 +29,11 @@ from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.prefetch import spare_cores
 
+GRIDS = {  # of notebook 11, for virtual and for real tiles
+    True: {"mpp": 0.5, "stride": 1, "blocks": 2, "bend_um": 0.0},
+    False: {"mpp": 0.25, "stride": 2, "blocks": 1, "bend_um": 1.0},
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -141,11 +146,10 @@ def train_nuclei(path: Path, o: Options, *, inner_share: float | None = None):
     virtual, v = dataset == "virtual", o.values("11_nuclei_train")
     split = _nuclei_split(sections, o.holdout or named, virtual=virtual)
     steps = o.steps or v["steps" if virtual else "real_steps"]
-    grid = {"mpp": 0.5, "stride": 1} if virtual else {"mpp": 0.25, "stride": 2}
     share = (0.1 if virtual else 0.0) if inner_share is None else inner_share
     network, history = nuclei.train_split(
         sections, split, steps=steps, encoder=v["encoder"], encoder_args=json.loads(v["encoder_args"]),
-        width=v["width"], batch_size=v["batch_size"], tile_px=nuclei_tile_px(v, virtual=virtual), **grid,
+        width=v["width"], batch_size=v["batch_size"], tile_px=nuclei_tile_px(v, virtual=virtual), **GRIDS[virtual],
         lr=v["learning_rate"], inner_share=share, seed=o.seed, device=o.device, resume=_resume(path, o, steps),
         progress=o.progress("steps"), workers=o.threads, compiled=o.compiled,
         save_every=2000 if o.cuda else 200,  # weights and optimiser of a large encoder are hundreds of megabytes

@@ -13,6 +13,10 @@ import pytest
 from stpath_core import record
 
 ROOT = Path(__file__).parents[1]
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores: a thread each, or they wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Files whose tests go to one worker, the longest first; every other file is a group of its own, for its fixtures' sake.
+GROUPS = {"test_notebooks": "notebooks", "test_book": "book", "test_browser": "book"}
 # The same examples on every machine, however slow it is: what fails here fails there.
 hypothesis.settings.register_profile("stable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("stable")
@@ -53,6 +57,15 @@ run = begin("{name}", globals())
 # %%
 run.done()
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist which tests belong together, and begin with the groups that take longest."""
+    order = {group: k for k, group in enumerate(dict.fromkeys(GROUPS.values()))}
+    group_of = {item: GROUPS.get(item.path.stem, item.path.stem) for item in items}
+    for item, group in group_of.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: order.get(group_of[item], len(order)))  # stable: files stay in their order
 
 
 class ToyHome:

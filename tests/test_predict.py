@@ -248,12 +248,12 @@ def test_an_earlier_prediction_may_be_replaced_and_a_file_is_no_folder(model, tm
         ("[1, 2]", "of a list"),
         ('"words"', "of a str"),
         ("null", "of a NoneType"),
-        ('{"schema": "stpath.nuclei-net/2"}', "does not fit its own"),
-        ('{"schema": "stpath.nuclei-net/2", "model": [1]}', "does not fit its own"),
-        ('{"schema": "stpath.nuclei-net/2", "model": {"encoder": 3}}', "does not fit its own"),
-        ('{"schema": "stpath.nuclei-net/2", "model": {"encoder_args": "x"}}', "does not fit its own"),
-        ('{"schema": "stpath.nuclei-net/2", "model": {"mpp": "far"}}', "does not fit its own"),
-        ('{"schema": "stpath.nuclei-net/2", "model": {"pretrained": true}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/3"}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/3", "model": [1]}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/3", "model": {"encoder": 3}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/3", "model": {"encoder_args": "x"}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/3", "model": {"mpp": "far"}}', "does not fit its own"),
+        ('{"schema": "stpath.nuclei-net/3", "model": {"pretrained": true}}', "does not fit its own"),
     ],
 )
 def test_metadata_that_is_no_configuration_is_refused(tmp_path, config, said):

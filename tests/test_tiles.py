@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stpath_core.augment import stain_augment
+from stpath_core.augment import _mean_of_nine, stain_augment
 from stpath_core.data import NucleiSection, NucleiTiles, read_nuclei_stage, rescale, write_nuclei_stage
 from stpath_core.errors import InputError
 
@@ -47,9 +47,9 @@ def test_a_mask_of_the_wrong_size_is_refused_and_nothing_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
-def test_image_and_ids_of_a_tile_lie_on_each_other(stride):
-    tiles = NucleiTiles([disks()], mpp=0.5, size_px=96, stride=stride, batch_size=8, seed=1)
+@pytest.mark.parametrize(("stride", "bend_um"), [(1, 0), (2, 0), (4, 0), (1, 2.0), (2, 2.0)])
+def test_image_and_ids_of_a_tile_lie_on_each_other(stride, bend_um):
+    tiles = NucleiTiles([disks()], mpp=0.5, size_px=96, stride=stride, batch_size=8, bend_um=bend_um, seed=1)
     batch = tiles(0)
     assert batch.image.shape == (8, 3, 96, 96)
     assert batch.instances.shape == (8, 96 // stride, 96 // stride)
@@ -67,6 +67,12 @@ def test_a_batch_depends_on_its_step_alone():
     assert torch.equal(tiles(7).image, again(7).image)
     assert not torch.equal(tiles(7).image, again(8).image)
     assert torch.equal(tiles(7).labels, again(7).labels)
+
+
+def test_bending_moves_what_is_seen_by_about_what_was_asked():
+    straight, bent = (NucleiTiles([disks()], mpp=0.5, size_px=96, stride=1, bend_um=b, seed=3) for b in (0.0, 1.0))
+    same = [(straight(k).instances == bent(k).instances).float().mean() for k in range(3)]
+    assert 0.6 < np.mean(same) < 0.98
 
 
 def test_rescaling_keeps_ids_and_their_area_in_um():
@@ -88,3 +94,9 @@ def test_stain_augmentation_changes_colour_and_keeps_white_light():
     assert (out.mean((2, 3)) - image.mean((2, 3))).abs().max() > 0.02
     white = stain_augment(torch.ones(4, 3, 8, 8), rng)
     assert white.mean() > 0.85
+
+
+def test_the_blur_is_the_mean_of_nine():
+    image = torch.rand(2, 3, 12, 9, generator=torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="reflect")
+    torch.testing.assert_close(_mean_of_nine(image), torch.nn.functional.avg_pool2d(padded, 3, stride=1))
