@@ -214,6 +214,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     values = notebook.resolve(given)
     refuse_dataset(notebook, values["dataset"])
     check_values(values, given)
+    session.skip_cells_of_other_data(values["dataset"])
     variables.update(values)
     given = json.loads(os.environ.get(GIVEN_VARIABLE) or "{}") | given
     key = stages.stage_key(notebook, given)

@@ -39,8 +39,9 @@ INNER = 3  # folds of the training slides
 
 @dataclass(frozen=True)
 class SlideTable:
-    """Slides ready for a model. bags : (N_i, d) each; mean (S, d) feature; density (S, 3); target, counts (S, g);
-    library (S,) counts of the panel; patient (S,); shares (S, C) deconvolved, zeros where they must not be known."""
+    """Slides ready for a model. bags : (N_i, d) each; mean (S, d) feature; density (S, 3), or (S, 0) where features are
+    of an encoder that does not tell it; target, counts (S, g); library (S,) counts of the panel; patient (S,); shares
+    (S, C) deconvolved, zeros where they must not be known."""
 
     bags: tuple[np.ndarray, ...]
     mean: np.ndarray
@@ -105,7 +106,7 @@ def make_fold(
     middle, spread = patches.mean(0), patches.std(0) + 1e-6
     ready = tuple(((b - middle) / spread).clip(-FAR, FAR).astype(np.float32) for b in bags)
     mean = np.stack([b.mean(0) for b in ready])
-    dense = [feature_names().index(n) for n in DENSITY] if mean.shape[1] == len(feature_names()) else [0, 1, 2]
+    dense = [feature_names().index(n) for n in DENSITY] if mean.shape[1] == len(feature_names()) else []
     panel = counts[:, columns].toarray().astype(np.float32)
     table = SlideTable(ready, mean, mean[:, dense], ex.target(counts, columns), panel, panel.sum(1), patient, shares)
     return Fold(table.rows(train), table.rows(test), columns, caught, list(profiles.index), absent, apart)
