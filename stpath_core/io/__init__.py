@@ -13,7 +13,7 @@ from stpath_core.io.registry import dataset, registry
 from stpath_core.io.sdata import open_spatialdata, spatialdata_table
 from stpath_core.io.section import Section
 from stpath_core.io.slides import Slide, open_slide
-from stpath_core.io.st import open_st, st_labels, st_sections
+from stpath_core.io.st import open_st, st_labels, st_pictured, st_sections
 from stpath_core.io.visium import open_visium
 from stpath_core.io.xenium import check_bundle, find_bundles, open_bundles, open_xenium
 
@@ -53,6 +53,7 @@ __all__ = [
     "set_frame",
     "spatialdata_table",
     "st_labels",
+    "st_pictured",
     "st_sections",
     "write_features",
     "write_geojson",
