@@ -23,9 +23,10 @@ import torch
 from beside import where
 
 from stpath_core import probes, tissue
+from stpath_core.expression import log_normalise
 from stpath_core.gene_embeddings import GeneSpots
 from stpath_core.gene_encoding import encode, fit_gene_encoder
-from stpath_core.tissue.assay_card import log_normalise, mixing, top_genes
+from stpath_core.tissue.assay_card import mixing, top_genes
 
 RESULT = Path(__file__).parents[1] / "data" / "results" / "bench_gene_encoder.json"
 

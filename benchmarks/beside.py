@@ -141,7 +141,10 @@ def _revision() -> str:
     root = Path(__file__).parents[1]
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:  # a machine without git
+            return ""
 
     changed = git("status", "--porcelain", "--", "stpath_core", "benchmarks/*.py")
     return (git("rev-parse", "HEAD")[:12] or "unknown") + ("+" if changed else "")

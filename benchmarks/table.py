@@ -44,13 +44,41 @@ def slopes() -> list[str]:
     return lines
 
 
+def cards(record: Path = RESULTS / "gpu.json") -> list[str]:
+    """What was measured on a GPU, a row per network and file; one line where nothing was."""
+    if not record.is_file():
+        return ["Not measured: no record of a GPU is kept here. `docs/howto/gpu.md` says how to make one."]
+    told = json.loads(record.read_text())
+    with_what = f"torch {told['versions']['torch']}{', compiled' if told['compiled'] else ''}"
+    lines = [f"{told['card'] or 'No GPU: a processor'}, {with_what}, profile {told['profile']}, {told['day']}.", ""]
+    columns = ("network", "stage file", "batch", "per second", "of its encoder alone", "of the network alone",
+               "memory, GiB", "training", "held out")  # fmt: skip
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in told["rows"]:
+        first = f"| {row['part']} | {row['file']} |"
+        if "not_measured" in row:
+            lines.append(f"{first} not measured: {row['not_measured']} | | | | | | |")
+            continue
+        goal = "" if row["met"] else f" (goal {row['goal']:g}, missed)"
+        ceilings = [row[name] for name in ("encoder_per_s", "network_per_s")]
+        shares = [f"{row['per_s'] / ceiling:.2f}" if ceiling else "-" for ceiling in ceilings]
+        shares[0 if ceilings[0] else 1] += goal
+        quality = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row["quality"].items())
+        peak = "-" if row["peak_gib"] is None else f"{row['peak_gib']:g}"
+        lines.append(f"{first} {row['batch']} | {short(row['per_s'])} {row['unit']} | {' | '.join(shares)} | {peak} |"
+                     f" {row['steps']:,} steps, {row['train_seconds']:.0f} s | {quality} |")  # fmt: skip
+    return lines
+
+
 def tables() -> str:
-    """Both, with what must be known to read them."""
+    """All, with what must be known to read them."""
     of = [json.loads(path.read_text()) for path in (*sorted(RESULTS.glob("*.json")), ENCODER)]
     made = f"Revisions {', '.join(sorted({one['revision'] for one in of}))}, {max(one['day'] for one in of)}."
     text = [made, "", *races(), "", "## Against more work", ""]
     said = "Slopes of the log-log fit over two decades (1 is linear), processor seconds, a process for each point."
     text += [f"{said} Memory includes what the libraries hold before any work.", "", *slopes()]
+    said = "`benchmarks/gpu.py`: throughput of training beside forward and backward passes alone, and what was reached."
+    text += ["", "## On a GPU", "", said, "", *cards()]
     return "\n".join(text)
 
 

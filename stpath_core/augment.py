@@ -19,18 +19,21 @@ def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.15
     """
     b = len(image)
     normal = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
-    density = -torch.log(image.clamp(min=1 / 255))  # (B, 3, H, W)
     bend = torch.eye(3) + 0.05 * normal(b, 3, 3)
     scale = torch.diag_embed(torch.exp(strength * normal(b, 3)))
     mix = torch.linalg.inv(STAINS)[None] @ scale @ STAINS[None] @ bend  # density rows -> density rows
-    density = torch.einsum("bchw,bcd->bdhw", density, mix)
-    density = density + 0.05 * normal(b, 3, 1, 1)
-    image = torch.exp(-density.clamp(min=0, max=6))
-    blurred = _mean_of_nine(image)
-    focus = torch.rand(b, 1, 1, 1, generator=rng) * 2.0 - 0.8  # below 0: a little unsharp masking
-    image = image + (blurred - image) * focus.clamp(max=1.0)
+    shift = 0.05 * normal(b, 3, 1, 1)
+    focus = (torch.rand(b, 1, 1, 1, generator=rng) * 2.0 - 0.8).clamp(max=1.0)  # below 0: a little unsharp masking
     noise = 0.03 * torch.rand(b, 1, 1, 1, generator=rng)
-    return (image + noise * normal(*image.shape)).clamp(0, 1)
+    out = torch.empty_like(image)
+    for k in range(b):  # one by one: what lies between stays in the cache, and threads do not wait for new memory
+        density = image[k : k + 1].clamp(min=1 / 255).log_().neg_()  # (1, 3, H, W)
+        density = torch.einsum("bchw,bcd->bdhw", density, mix[k : k + 1]) + shift[k]
+        seen = density.clamp_(min=0, max=6).neg_().exp_()
+        blurred = _mean_of_nine(seen)
+        seen = seen + blurred.sub_(seen).mul_(focus[k])
+        out[k : k + 1] = seen.add_(noise[k] * normal(*seen.shape)).clamp_(0, 1)
+    return out
 
 
 def _mean_of_nine(image: Tensor) -> Tensor:

@@ -11,88 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stpath_core import __version__, datasets
+from stpath_core.cli_help import EXIT_CODES, FIT, PACK, PREDICT_EXAMPLES, REPORT, RUN_EXAMPLES, START, SWEEP, TEACH
 from stpath_core.errors import InputError, StpathError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-EXIT_CODES = """\
-exit codes: 0 everything asked was done; 1 a notebook, check or file failed; 2 the command, or what it was given, cannot
-be used; 130 interrupted."""
-
-START = """\
-to begin:
-  stpath doctor                        can this machine run the tutorials?
-  stpath run 10 --profile smoke        one notebook, tiny; `stpath run --help` tells of numbers, names and parameters
-  stpath run 11                        train a network on the virtual tissue, and print where it lies
-  stpath predict-nuclei CHECKPOINT IMAGES --out DIR
-
-"""
-
-RUN_EXAMPLES = """\
-examples:
-  stpath run all                                   every notebook at the cpu profile, on the virtual tissue
-  stpath run 10 11 12 --profile smoke              three notebooks, tiny, to see that everything works
-  stpath run 11 -p steps=200 --seed 1              one changed parameter; its type comes from the notebook
-  stpath run 11 12 -p dataset=monuseg -p data_dir=~/monuseg
-  stpath run nuclei_train -f grid/a.yaml --out results
-
-A notebook whose inputs are missing makes them first. Parameters, with units, stand in the first code cell of each
-notebook; an unknown name, a wrong type or a value that cannot work is an error before anything starts. A name reaches
-each named notebook that declares it, and is an error if none does: `steps` is declared by 11 alone, so to evaluate a
-network of 200 steps name both: `stpath run 11 12 -p steps=200`. What the profile decides is in notebooks/params/.
-
-FILE.yaml holds lines `name: value`, and sections `11_nuclei_train: {steps: 200}` for one notebook.
-
-Each run writes <out>/<id>/ with the executed notebook, manifest.json, metrics.json and figures/; the newest successful
-run of each kind is merged into <out>/latest/. Smoke runs are not. A log gets a line a cell, and every half minute one
-from within a long cell.
-
-"""
-
-REPORT = """\
-examples:
-  stpath report                                  what runs/latest holds, and whether it lies where it is expected
-  stpath report runs/A runs/B --to compared      two runs beside each other; compared/comparison.html and .csv
-  stpath report runs/sweeps/steps                all runs below a folder
-
-"""
-
-SWEEP = """\
-example of a GRID.yaml:
-  notebooks: [10, 11, 12]
-  fixed: {profile: smoke}
-  grid:
-    seed: [0, 1, 2]
-    steps: [100, 200]
-
-Every combination is a point, with a folder of its own. A point that is finished is kept: after an interrupt, a crash or
-a longer grid the same command runs only what is missing. Changed code or data make a point new. At the end
-comparison.html and comparison.csv lie beside the points.
-With --scheduler the points run on the workers of a Dask cluster that sees the same disk and has stpath installed.
-
-"""
-
-TEACH = """\
-examples:
-  stpath teach 10 11 12 --to course      course/student/ without solutions and outputs, course/instructor/ with both
-  stpath teach all --to course
-
-Every exercise is followed by an empty cell in the students' version, which runs to its end with exercises unanswered.
-
-"""
-
-PREDICT_EXAMPLES = """\
-examples:
-  stpath predict-nuclei nuclei.safetensors slide.svs --out found
-  stpath predict-nuclei nuclei_image_oriented.safetensors tiles/ --out found --mpp 0.25
-
-`stpath run 11` trains checkpoints and prints their paths: nuclei.safetensors outlines, and
-nuclei_image_oriented.safetensors types as well; nuclei_shuffled_*.safetensors are controls. Of each image DIR gets
-labels/<name>.png (uint16, a number per nucleus, 0 background) and <name>.geojson (for QuPath); nuclei.csv lists all, in
-micrometres. Images of 40x have about 0.25 micrometres per pixel, of 20x about 0.5; a file that says its own needs no
---mpp. Hidden files are passed over.
-
-"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,6 +76,36 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--mpp", type=float, help="micrometres per pixel, for images that do not say so themselves")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+
+    fit = command("fit", "train on a packed stage file, on a GPU or several", _fit, FIT)
+    fit.add_argument(
+        "stage", type=Path, metavar="STAGE.h5", help="a file of `stpath pack`, or nuclei.h5 of notebook 10"
+    )
+    fit.add_argument("--profile", default="cpu", help="smoke, cpu or gpu: how large a run (default: cpu)")
+    fit.add_argument("--steps", type=int, help="optimiser steps of each network (default: what the profile says)")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    fit.add_argument("--seed", type=int, default=0, help="training seed (default: 0)")
+    fit.add_argument(
+        "--out", type=Path, default=Path("fitted"), metavar="DIR", help="for the results (default: fitted)"
+    )
+    fit.add_argument("--holdout", nargs="+", default=[], metavar="NAME", help="sections to hold out (nuclei alone)")
+    fit.add_argument("--folds", type=int, help="train the first so many folds alone (default: all)")
+    fit.add_argument(
+        "--workers", type=int, help="threads that prepare batches (default: the spare cores on a GPU, else 0)"
+    )
+    fit.add_argument("--compile", action="store_true", help="torch.compile the networks with encoders")
+
+    pack = command("pack", "pack one file to take to a GPU, for `stpath fit`", _pack, PACK)
+    pack.add_argument(
+        "part", choices=("nuclei", "spots", "recognition"), metavar="PART", help="nuclei, spots, recognition"
+    )
+    pack.add_argument("--to", type=Path, required=True, metavar="FILE.h5", help="the file to write")
+    pack.add_argument("--dataset", default="virtual", help="as the notebooks were run (default: virtual)")
+    pack.add_argument("--data-dir", default="", metavar="DIR", help="images with instance masks (nuclei alone)")
+    pack.add_argument("--mpp", type=float, help="micrometres per pixel of those images, if nothing else says it")
+    pack.add_argument(
+        "--most", type=int, default=0, help="pack so many sections alone, a third held out (nuclei alone)"
+    )
 
     data = command("data", "list, download, verify and find public data sets", _data, datasets.HELP)
     data.add_argument("action", choices=datasets.ACTIONS, metavar="ACTION", help="list, get, verify or path")
@@ -263,6 +215,20 @@ def _predict(arguments: argparse.Namespace) -> int:
     progress = functools.partial(track, label="images")
     options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress, "tell": _warn}
     _say(f"wrote {predict_folder(arguments.checkpoint, arguments.images, arguments.out, **options)}")
+    return OK
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from stpath_core import stage_fit
+
+    stage_fit.command(arguments, _say)
+    return OK
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from stpath_core import pack
+
+    pack.command(arguments, _say)
     return OK
 
 

@@ -6,8 +6,9 @@ installed.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stpath_core import ranks
 from stpath_core.augment import stain_augment
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
-from stpath_core.io.guard import check_hdf5, reads
+from stpath_core.io.guard import FREE_BYTES, MAX_RATIO, check_hdf5, reads
 from stpath_core.stain import standardise_stain
 
 SCHEMA = "stpath.nuclei/1"
@@ -54,26 +56,42 @@ class NucleiSection:
 
 
 def write_nuclei_stage(
-    path: str | Path, sections: Sequence[NucleiSection], *, dataset: str, classes: Sequence[str]
+    path: str | Path,
+    sections: Sequence[NucleiSection],
+    *,
+    dataset: str,
+    classes: Sequence[str],
+    holdout: Sequence[str] = (),
+    pictures: Callable[[NucleiSection], bytes] | None = None,
 ) -> None:
-    """Pack sections into one HDF5 file (schema stpath.nuclei/1), written aside and moved into place."""
+    """Pack sections into one HDF5 file (schema stpath.nuclei/1), written aside and moved into place.
+
+    holdout : names of sections that nobody may train on. pictures : the bytes of each image as PNG or JPEG, to be kept
+    instead of its pixels (two thirds of their size, and slower to open).
+    """
     if not sections:
         msg = "no sections were given to write_nuclei_stage; at least one is needed: check the dataset's folder"
         raise InputError(msg)
     with atomic_path(path) as aside, h5py.File(aside, "w") as file:
         file.attrs.update(schema=SCHEMA, dataset=dataset, classes=json.dumps(list(classes)))
+        if holdout:
+            file.attrs["holdout"] = json.dumps(list(holdout))
         for s in sections:
             if s.image.shape[:2] != s.instances.shape:
                 msg = f"section {s.name}: the mask has shape {s.instances.shape}; its image needs {s.image.shape[:2]}"
                 raise InputError(msg)
             group = file.create_group(f"sections/{s.name}")
             group.attrs.update(organ=s.organ, patient=str(s.patient), mpp=s.mpp)
-            group.create_dataset("image", data=s.image, compression="lzf")
-            group.create_dataset("instances", data=s.instances.astype(np.int32), compression="lzf")
+            small = {"compression": "lzf"} if pictures is None else {"compression": "gzip", "shuffle": True}
+            if pictures is None:
+                group.create_dataset("image", data=s.image, compression="lzf")
+            else:
+                group.create_dataset("picture", data=np.frombuffer(pictures(s), np.uint8))
+            group.create_dataset("instances", data=s.instances.astype(np.int32), **small)
             for name in ARRAYS:
                 value = getattr(s, name)
                 if value is not None:
-                    group.create_dataset(name, data=value, compression="lzf")
+                    group.create_dataset(name, data=value, **small)
 
 
 @reads
@@ -96,11 +114,30 @@ def _read_section(name: str, group: h5py.Group) -> NucleiSection:
         name=name,
         organ=group.attrs["organ"],
         patient=group.attrs["patient"],
-        image=group["image"][...],
+        image=group["image"][...] if "image" in group else _decoded(group["picture"][...].tobytes(), group.name),
         mpp=float(group.attrs["mpp"]),
         instances=group["instances"][...],
         **{a: group[a][...] if a in group else None for a in ARRAYS},
     )
+
+
+def _decoded(picture: bytes, name: str) -> np.ndarray:
+    """The pixels of a PNG or JPEG, (H, W, 3) uint8."""
+    from PIL import Image  # torchvision brings it
+
+    with Image.open(io.BytesIO(picture), formats=("PNG", "JPEG")) as image:
+        if 4 * image.width * image.height > max(FREE_BYTES, MAX_RATIO * len(picture)):
+            msg = f"the picture of {name} says that it has {image.width} x {image.height} px: it is damaged, or a trap"
+            raise InputError(msg)
+        return np.array(image.convert("RGB"))
+
+
+@reads
+def read_nuclei_plan(path: str | Path) -> tuple[str, list[str], list[str]]:
+    """What a stage file says beside its sections: data set, classes, names of the sections to be held out."""
+    with h5py.File(path, "r") as file:
+        holdout = json.loads(file.attrs.get("holdout", "[]"))
+        return str(file.attrs["dataset"]), json.loads(file.attrs["classes"]), holdout
 
 
 def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
@@ -136,6 +173,12 @@ class NucleiBatch:
     def to(self, device: torch.device | str) -> NucleiBatch:
         labels = None if self.labels is None else self.labels.to(device)
         return NucleiBatch(self.image.to(device), self.instances.to(device), self.section.to(device), labels)
+
+    def share(self) -> NucleiBatch:
+        """The tiles of this process, where several train together."""
+        mine = ranks.share(len(self.image))
+        labels = None if self.labels is None else self.labels[mine]
+        return NucleiBatch(self.image[mine], self.instances[mine], self.section[mine], labels)
 
 
 class NucleiTiles:
@@ -185,10 +228,10 @@ class NucleiTiles:
         cut = [self._cut(int(k), rng) for k in which]
         image = torch.stack([c[0] for c in cut])  # (B, 3, S, S) in [0, 255]
         if self.augment:
-            image = stain_augment(image / 255, rng) * 255
+            image = stain_augment(image.div_(255), rng).mul_(255)
         instances = torch.stack([c[1] for c in cut]).long()  # (B, s, s)
         labels = None if self.labels is None else self.labels[which]
-        return NucleiBatch(image.round().clamp(0, 255).byte(), instances, which, labels)
+        return NucleiBatch(image.round_().clamp_(0, 255).byte(), instances, which, labels)
 
     def _cut(self, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """One tile: (3, S, S) float in [0, 255] and ids (S/stride, S/stride)."""
@@ -208,17 +251,18 @@ class NucleiTiles:
         bend = None
         if self.augment and self.bend_px:
             bend = self.bend_px * torch.randn(1, 2, _BENDS, _BENDS, generator=rng)
-        sampled = []
+        grids, sampled, (h, w) = {}, [], image.shape[-2:]
         for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
-            h, w = source.shape[-2:]
-            t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
-            y, x = torch.meshgrid(t, t * flip, indexing="ij")
-            if bend is not None:
-                y, x = torch.stack([y, x]) + F.interpolate(bend, (n, n), mode="bicubic", align_corners=True)[0]
-            sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
-            grid = torch.stack([2 * sx / w - 1, 2 * sy / h - 1], -1)[None]
+            if n not in grids:
+                t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
+                y, x = t[:, None], t[None] * flip
+                if bend is not None:
+                    moved = F.interpolate(bend, (n, n), mode="bicubic", align_corners=True)[0]
+                    y, x = y + moved[0], x + moved[1]
+                sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
+                grids[n] = torch.stack([sx.mul_(2).div_(w).sub_(1), sy.mul_(2).div_(h).sub_(1)], -1)[None]
             sampled.append(
-                F.grid_sample(source[None], grid, mode=mode, padding_mode="reflection", align_corners=False)[0]
+                F.grid_sample(source[None], grids[n], mode=mode, padding_mode="reflection", align_corners=False)[0]
             )
         return sampled[0], sampled[1][0]
 

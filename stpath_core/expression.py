@@ -34,8 +34,18 @@ def target(counts: csr_matrix | np.ndarray, columns: Sequence[int] | None = None
 
     total = np.asarray(counts.sum(1), np.float64).reshape(-1, 1)
     wanted = counts if columns is None else counts[:, columns]
-    wanted = wanted.toarray() if issparse(wanted) else np.asarray(wanted)
-    return np.log1p(wanted * (1e4 / np.maximum(total, 1))).astype(np.float32)
+    return target_of(wanted.toarray() if issparse(wanted) else np.asarray(wanted), total)
+
+
+def target_of(counts: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """The same of some genes (n, g) whose rows have `total` (n,) counts over all genes."""
+    return np.log1p(counts * (1e4 / np.maximum(np.reshape(total, (-1, 1)), 1))).astype(np.float32)
+
+
+def log_normalise(counts: np.ndarray) -> np.ndarray:
+    """log1p of counts per 10,000, dense and float32, by the total of the genes given; an empty spot stays 0."""
+    counts = np.asarray(counts, np.float32)
+    return np.log1p(1e4 * counts / np.maximum(counts.sum(1, keepdims=True), 1e-9))
 
 
 def panel(counts: csr_matrix | np.ndarray, rows: np.ndarray, n: int = PANEL) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from stpath_core import deconvolution
-from stpath_core.prototypes import shared_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +85,8 @@ def take_apart(
     person, `bulk_deconvolution.deconvolve_bulk`.
     Raises InputError, with examples, where the two name too few genes alike.
     """
+    from stpath_core.prototypes import shared_genes  # brings pandas; a fold alone does without
+
     genes = shared_genes(list(reference.columns), list(names), least=min(LEAST_GENES, len(names) // 2))
     rows = reference[genes].to_numpy(float)
     rows = rows / rows.sum(1, keepdims=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stpath_core import ranks
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.prefetch import batches
 
 StepLoss = Callable[[nn.Module, Any], dict[str, Tensor]]  # its "loss" is minimised, all entries are recorded
+READ_EVERY = 50  # steps whose records are read from a GPU at once: each reading waits for all that was queued
 Progress = Callable[[Iterable], Iterable]  # wraps what is iterated: `iter`, or stpath_core.progress.track
 
 
@@ -71,6 +74,9 @@ def fit(
     hook: Callable[[int, dict[str, float]], None] | None = None,
     progress: Progress = iter,
     fused: bool = False,
+    workers: int = 0,
+    compiled: bool = False,
+    mixed: bool = True,
 ) -> list[dict[str, float]]:
     """Train `model` in place by AdamW with linear warm-up and cosine decay; return one record per step.
 
@@ -79,58 +85,128 @@ def fit(
     restored at the end, and `patience` evaluations without a better one end the run. resume : a safetensors file where
     the state is kept every `save_every` steps; present at the start, it is taken up. hook(step, record) sees each step;
     progress wraps the steps. fused : one pass over the parameters a step instead of one per operation; the last digits
-    differ.
+    differ. workers : threads that make the batches of the next steps, for batches made on the CPU (`prefetch`).
+    compiled : torch.compile the network's forward pass. mixed : bfloat16 on GPUs where autocast allows it; small
+    networks gain nothing by it.
+
+    On a GPU: mixed precision, fused steps, and records (with them hook, and the check of the loss)
+    that come READ_EVERY steps at a time. Under torchrun each process trains on its share of every batch (`ranks`).
     """
     if steps < 1:
         msg = f"steps is {steps}; at least 1 is needed"
         raise InputError(msg)
     device = pick_device(device) if isinstance(device, str) else device
-    amp = device.type == "cuda"
+    cuda = device.type == "cuda"
     model.to(device, memory_format=torch.channels_last)  # a third faster on CPUs, too
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
+    ranks.alike(model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=fused or cuda)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     best_score, stale, start = math.inf, 0, 0
     if resume is not None and Path(resume).exists():
         start, history, best, best_score, stale = _restore(Path(resume), model, optimiser, steps)
 
-    for step in progress(range(start, steps)):
-        model.train()
-        _seed(seed * 1_000_003 + step, device)  # dropout, too, is a function of the step
-        rate = lr * _schedule(step, steps, warmup)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        batch = batch_at(step).to(device)
-        with torch.autocast("cuda", torch.bfloat16) if amp else nullcontext():
-            terms = step_loss(model, batch)
-        optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimiser.step()
-        record = {"step": step + 1, "lr": rate, "grad_norm": norm.item(), **{k: v.item() for k, v in terms.items()}}
-        if not math.isfinite(record["loss"]):
-            msg = f"the loss became {record['loss']} at step {step + 1}; lower lr (now {lr}) and look at the batch"
-            raise InputError(msg)
-        if validate and validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps):
-            model.eval()
-            with torch.no_grad():
-                record["validation"] = float(validate(model))
-            stale += 1
-            if record["validation"] < best_score:
-                best_score, stale = record["validation"], 0
-                best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        history.append(record)
-        if hook:
-            hook(step + 1, record)
-        if resume is not None and (step + 1) % save_every == 0 and step + 1 < steps:
-            _save(Path(resume), model, optimiser, step + 1, history, best, best_score, stale)
-        if patience and stale >= patience:
-            break
+    noise = seed * 1_000_003 + ranks.rank() * 7_368_787 * (ranks.world() > 1)
+    pending: list[tuple[dict[str, float], dict[str, Tensor]]] = []
+    stream = batches(batch_at, range(start, steps), device, workers=workers)
+    few = one_torch_thread() if workers and cuda else nullcontext()  # each thread of the loader would start several
+    with few, closing(stream), _ready(model, device, compiled=compiled):
+        for step in progress(range(start, steps)):
+            model.train()
+            _seed(noise + step, device)  # dropout, too, is a function of the step
+            rate = lr * _schedule(step, steps, warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            batch = next(stream)
+            with torch.autocast("cuda", torch.bfloat16) if cuda and mixed else nullcontext():
+                terms = step_loss(model, batch)
+            optimiser.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            ranks.average_gradients(model)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimiser.step()
+            record: dict[str, float] = {"step": step + 1, "lr": rate}
+            pending.append((record, {k: v.detach() for k, v in {"grad_norm": norm, **terms}.items()}))
+            look = bool(validate and validate_every) and ((step + 1) % validate_every == 0 or step + 1 == steps)
+            save = resume is not None and (step + 1) % save_every == 0 and step + 1 < steps
+            if not (look or save or len(pending) == (READ_EVERY if cuda else 1) or step + 1 == steps):
+                continue
+            _read(pending, lr)
+            if look:
+                record["validation"] = _judged(model, validate)
+                stale += 1
+                if record["validation"] < best_score:
+                    best_score, stale = record["validation"], 0
+                    best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            history += [read for read, _ in pending]
+            for read, _ in pending if hook else ():
+                hook(read["step"], read)
+            pending.clear()
+            if save:
+                ranks.average_buffers(model)
+                if ranks.rank() == 0 or ranks.world() == 1:
+                    _save(Path(resume), model, optimiser, step + 1, history, best, best_score, stale)
+            if patience and stale >= patience:
+                break
+        _read(pending, lr)  # where `progress` ended the run
+        history += [read for read, _ in pending]
+        ranks.average_buffers(model)
     if best:
         model.load_state_dict(best)
     if resume is not None:
         Path(resume).unlink(missing_ok=True)
     return history
+
+
+@contextmanager
+def _ready(model: nn.Module, device: torch.device, *, compiled: bool) -> Iterator[None]:
+    """A block with the convolutions tried out for the shapes that come, on GPUs, and the network compiled if asked."""
+    tried = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = tried or device.type == "cuda"
+    if compiled:
+        model.compile()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = tried
+        if compiled:
+            model._compiled_call_impl = None  # as it came: evaluation has other shapes, each would be compiled anew
+
+
+def _read(pending: list[tuple[dict[str, float], dict[str, Tensor]]], lr: float) -> None:
+    """Put the numbers of some steps into their records: from a GPU in one message; InputError for a loss that is none.
+
+    Of several processes: the mean over them.
+    """
+    terms = [v for _, given in pending for v in given.values()]
+    if not terms:
+        return
+    if ranks.world() > 1 or any(v.is_cuda for v in terms):
+        place = next((v.device for v in terms if v.is_cuda), torch.device("cpu"))
+        numbers = ranks.mean_of(torch.stack([v.float().to(place) for v in terms])).tolist()
+    else:
+        numbers = [v.item() for v in terms]
+    left = iter(numbers)
+    for record, given in pending:
+        record |= {name: next(left) for name in given}
+        if not math.isfinite(record["loss"]):
+            msg = (
+                f"the loss became {record['loss']} at step {record['step']}; lower lr (now {lr}) and look at the batch"
+            )
+            raise InputError(msg)
+
+
+def _judged(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:
+    """What `validate` says, with one network and one answer in all processes."""
+    ranks.average_buffers(model)
+    model.eval()
+    with torch.no_grad():
+        score = float(validate(model))
+    return score if ranks.world() == 1 else ranks.mean_of(torch.tensor(score, device=_place(model))).item()
+
+
+def _place(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _seed(value: int, device: torch.device) -> None:

@@ -18,12 +18,13 @@ import scipy.sparse as sp
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.expression import log_normalise
 from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS
 from stpath_core.spots import centred, neighbourhood_mean
-from stpath_core.tissue.assay_card import log_normalise, pca, top_genes
+from stpath_core.tissue.assay_card import pca, top_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,11 +9,12 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from stpath_core import ranks
 from stpath_core.errors import InputError
+from stpath_core.expression import log_normalise
 from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.likelihoods import count_table, nb_count_term
 from stpath_core.models.gene_encoder import GeneVAE, GuidedGeneVAE, NBDecoder
-from stpath_core.tissue.assay_card import log_normalise
 
 EVAL_ROWS = 4096  # spots encoded at a time
 
@@ -33,6 +34,11 @@ class SpotBatch:
         """Itself: the whole data set went to the device once, before the first step."""
         del device
         return self
+
+    def share(self) -> SpotBatch:
+        """The spots of this process, where several train together."""
+        mine = ranks.share(len(self.x))
+        return SpotBatch(self.x[mine], self.counts[mine], self.batch[mine], self.labels[mine], self.kl_weight)
 
 
 def highly_variable(counts: sp.spmatrix | np.ndarray, batch: np.ndarray, *, n: int = 2000) -> np.ndarray:
@@ -136,7 +142,7 @@ def fit_gene_encoder(
 
     history = fit(
         model, step_loss, batch_at, steps=steps, lr=lr, weight_decay=weight_decay, clip=50.0, seed=seed, device=where,
-        progress=progress, fused=True,
+        progress=progress, fused=True, mixed=False,
     )  # fmt: skip
     return model.eval(), history
 

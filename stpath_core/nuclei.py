@@ -42,10 +42,12 @@ def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
 
 def validation_score(tiles: NucleiTiles, batches: int) -> Callable[[NucleiNet], float]:
     """Mean loss over a fixed set of tiles of the inner validation sections; a function of the model, for `fit`."""
+    kept: list[NucleiBatch] = []  # cut once: twenty looks at the same tiles
 
     def score(model: NucleiNet) -> float:
         device = next(model.parameters()).device
-        return float(np.mean([nuclei_step(model, tiles(i).to(device))["loss"].item() for i in range(batches)]))
+        kept.extend(tiles(i).to(device) for i in range(len(kept), batches))
+        return float(np.mean([nuclei_step(model, batch)["loss"].item() for batch in kept]))
 
     return score
 
@@ -167,6 +169,7 @@ def train_split(
     width: int = 16,
     mpp: float = 0.5,
     stride: int = 1,
+    blocks: int = 2,
     classes: Sequence[str] = (),
     start: NucleiNet | None = None,
     batch_size: int = 12,
@@ -178,22 +181,27 @@ def train_split(
     device: str = "auto",
     resume: str | Path | None = None,
     progress: Progress = iter,
+    workers: int = 0,
+    compiled: bool = False,
+    save_every: int = 200,
 ) -> tuple[NucleiNet, list[dict[str, float]]]:
     """Train a nuclei network on the training side of a split; returns it with its history.
 
-    mpp, stride : um per pixel that the network sees, and how many of them share one answer. start : a network whose
-    weights are the beginning (fine-tuning), and whose grid is kept; it is not changed. bend_um : see `NucleiTiles`; on
-    few real tiles a micrometre keeps a network from learning them by heart. inner_share of the training
-    patients is held back: the validation loss is taken twenty times on the same tiles of theirs and the weights of the
-    best look are kept. Eight looks without a better one end the run: fewer stop it before the schedule has cooled down,
-    which is where the best weights usually are. With inner_share=0 all train, and the weights are the last ones.
+    mpp, stride, blocks : um per pixel that the network sees, how many of them share one answer, and how much work goes
+    into each (`NucleiNet`). start : a network whose weights are the beginning (fine-tuning), and whose grid is kept; it
+    is not changed. bend_um : see `NucleiTiles`; it keeps a network from learning a few real tiles by heart.
+    inner_share of the training patients is held back: the validation loss is taken twenty times on the same tiles of
+    theirs and the weights of the best look are kept. Eight looks without a better one end the run: fewer stop it before
+    the schedule has cooled down, which is where the best weights usually are. With inner_share=0 all train, and the
+    weights are the last ones.
     """
     fit_on, validate_on = inner_split([s for s in sections if s.name in split.train], seed=seed, share=inner_share)
     torch.manual_seed(seed)
     if start is None:
         model = NucleiNet(
-            encoder=encoder, encoder_args=encoder_args, width=width, stride=stride, classes=classes, mpp=mpp
-        )
+            encoder=encoder, encoder_args=encoder_args, width=width, stride=stride, blocks=blocks, classes=classes,
+            mpp=mpp,
+        )  # fmt: skip
     else:
         model = deepcopy(start)
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}
@@ -204,7 +212,7 @@ def train_split(
         watch = {"validate": validation_score(looks, batches=4), "validate_every": max(1, steps // 20), "patience": 8}
     history = fit(
         model, nuclei_step, tiles, steps=steps, lr=lr, seed=seed, device=device, resume=resume, progress=progress,
-        **watch,
+        workers=workers, compiled=compiled, save_every=save_every, **watch,
     )  # fmt: skip
     return model.eval(), history
 

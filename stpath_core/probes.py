@@ -8,10 +8,11 @@ spots, posteriors may be averaged over the 3 x 3 neighbourhood: tissue is smooth
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from stpath_core import keys
 from stpath_core.errors import InputError
@@ -91,7 +92,7 @@ def judge(
         asked = rows[known[rows]]
         if not len(asked):
             continue
-        with threadpool_limits(1, "blas"):  # small matrices: threads that wait for each other took ten times as long
+        with _one_thread():  # small matrices: threads that wait for each other took ten times as long
             classes, posterior = probe(x[teach], label[teach], x[rows])
         posterior = posterior if smooth is None else smooth(posterior, rows)
         predicted[rows] = classes[posterior.argmax(1)]
@@ -101,6 +102,15 @@ def judge(
         raise InputError(message)
     asked = known & np.isin(patient, list(patients))
     return Scores(macro_f1(label[asked], predicted[asked]), patients, predicted.astype(str))
+
+
+def _one_thread() -> AbstractContextManager:
+    """A block whose linear algebra keeps to one thread, where threadpoolctl (which scikit-learn brings) is there."""
+    if find_spec("threadpoolctl") is None:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, "blas")
 
 
 def classed(label: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stpath_core import ranks
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder, Target, identity, info_nce
@@ -84,6 +85,11 @@ class PairBatch:
     def to(self, device: torch.device | str) -> PairBatch:
         return PairBatch(self.image.to(device), self.gene.to(device))
 
+    def share(self) -> PairBatch:
+        """The pairs of this process, where several train together."""
+        mine = ranks.share(len(self.image))
+        return PairBatch(self.image[mine], self.gene[mine])
+
 
 def image_encoder(image: np.ndarray, rows: np.ndarray, settings: Settings) -> nn.Module:
     """A perceptron for features (their mean and SD are those of `rows`), a timm network for patches."""
@@ -120,6 +126,8 @@ def train(
     partner: Partner | None = None,
     seed: int = 0,
     progress: Progress = iter,
+    workers: int = 0,
+    compiled: bool = False,
 ) -> tuple[ContrastiveModel, list[dict[str, float]]]:
     """Train on the given rows by contrast with the embedding z (n, k) of stage 1; returns the model and its history.
 
@@ -148,12 +156,15 @@ def train(
         return PairBatch(image[some], gene[beside])
 
     def step_loss(net: ContrastiveModel, batch: PairBatch) -> dict[str, Tensor]:
-        u, v = net(batch.image, batch.gene)
+        u, v = (ranks.gathered(side) for side in net(batch.image, batch.gene))
         chance = torch.tensor(float(len(u))).log()
-        return {"loss": info_nce(u, v, tau=net.tau, target=target), "log_batch": chance, "tau": net.tau}
+        with torch.autocast(u.device.type, enabled=False):  # scores are divided by a small tau: in float32
+            loss = info_nce(u.float(), v.float(), tau=net.tau, target=target)
+        return {"loss": loss, "log_batch": chance, "tau": net.tau}
 
     history = fit(model, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
-                  device=pick_device(s.device), progress=progress, fused=True)  # fmt: skip
+                  device=pick_device(s.device), progress=progress, fused=True, workers=workers,
+                  compiled=compiled)  # fmt: skip
     return model.eval(), history
 
 

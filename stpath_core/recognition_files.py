@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -16,9 +17,63 @@ from stpath_core.fit import pick_device
 from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder
-from stpath_core.recognition import Settings
+from stpath_core.recognition import Pairs, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from scipy.sparse import csr_matrix
 
 SCHEMA = "stpath.contrastive/1"
+STAGE = "stpath.recognition/1"
+
+
+@dataclass(frozen=True)
+class RecognitionStage:
+    """The spots of a cohort for both stages. counts (n, G) raw, of all genes that a fold reads; columns : held-out
+    patient -> which of them were chosen without that patient; pairs : the spots with their patches; label (n,) words,
+    for the probe at the end alone."""
+
+    dataset: str
+    counts: np.ndarray
+    columns: dict[str, np.ndarray]
+    pairs: Pairs
+    label: np.ndarray
+
+
+def write_stage(
+    path: str | Path, counts: csr_matrix, columns: Mapping[str, np.ndarray], patches: np.ndarray, xy_um: np.ndarray,
+    patient: np.ndarray, section: np.ndarray, label: np.ndarray, *, dataset: str,
+) -> None:  # fmt: skip
+    """Pack spots for `stpath fit` (schema stpath.recognition/1). counts (n, all genes); columns : held-out patient ->
+    genes chosen on the others; patches (n, S, S, 3) uint8; the rest (n,) words, xy_um (n, 2)."""
+    union = np.unique(np.concatenate(list(columns.values())))
+    small, words = {"compression": "gzip", "shuffle": True}, h5py.string_dtype()
+    with atomic_path(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs.update(schema=STAGE, dataset=dataset)
+        file.create_dataset("counts", data=counts[:, union].toarray().astype(np.int32), **small)
+        file.create_dataset("patches", data=patches, **small)
+        file["xy_um"] = np.asarray(xy_um, float)
+        for name, values in (("patient", patient), ("section", section), ("label", label)):
+            file.create_dataset(name, data=np.asarray(values, str).astype(object), dtype=words)
+        for who, chosen in columns.items():
+            file[f"columns/{who}"] = np.searchsorted(union, chosen)
+
+
+@reads
+def read_stage(path: str | Path) -> RecognitionStage:
+    """What `write_stage` packed; InputError where the file is not one."""
+    check_hdf5(Path(path))
+    with h5py.File(path) as file:
+        if file.attrs.get("schema") != STAGE:
+            message = f"{path} has schema {file.attrs.get('schema')!r}; expected {STAGE!r}: make it with "
+            raise InputError(message + "`stpath pack recognition`")
+        patient, section, label = (file[name].asstr()[...].astype(str) for name in ("patient", "section", "label"))
+        pairs = Pairs(
+            np.ascontiguousarray(file["patches"][...].transpose(0, 3, 1, 2)), file["xy_um"][...], patient, section
+        )
+        columns = {who: chosen[...] for who, chosen in file["columns"].items()}
+        return RecognitionStage(str(file.attrs["dataset"]), file["counts"][...], columns, pairs, label)
 
 
 @reads

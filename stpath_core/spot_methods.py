@@ -17,6 +17,7 @@ import torch
 from stpath_core import expression as ex
 from stpath_core import keys
 from stpath_core.expression_folds import Fold, take_apart
+from stpath_core.fit import pick_device
 from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import expression_networks as networks
 from stpath_core.models import residual
@@ -46,16 +47,18 @@ def make_fold(adata: AnnData, profiles: pd.DataFrame, test: np.ndarray, *, n_gen
     caught, absent = apart.at_level(adata.var_names[columns], level)
     shares = np.zeros((adata.n_obs, len(caught)), np.float32)
     shares[~test] = apart.found.shares
-    whole = SpotTable(
-        features=centred(adata.obsm["features"], section, scaled=True).clip(-FAR, FAR),
-        density=centred(adata.obsm["density"], section, scaled=True),
-        xy_um=np.asarray(adata.obsm[keys.SPATIAL]),
-        target=ex.target(counts, columns),
-        patient=patient,
-        section=section,
-        shares=shares,
-    )
+    of_image = (np.asarray(adata.obsm[name]) for name in ("features", "density", keys.SPATIAL))
+    whole = SpotTable(**described(*of_image, patient, section), target=ex.target(counts, columns), shares=shares)
     return Fold(whole.rows(~test), whole.rows(test), columns, caught, list(profiles.index), absent, apart)
+
+
+def described(
+    features: np.ndarray, density: np.ndarray, xy_um: np.ndarray, patient: np.ndarray, section: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What a SpotTable holds beside target and shares; features and density relative to their section."""
+    relative = {name: centred(v, section, scaled=True) for name, v in (("features", features), ("density", density))}
+    relative["features"] = relative["features"].clip(-FAR, FAR)
+    return relative | {"xy_um": xy_um, "patient": patient, "section": section}
 
 
 def mean(fold: SpotFold) -> np.ndarray:
@@ -118,9 +121,10 @@ def train_cpnn(
     shares = None if fold.train.shares is None else torch.as_tensor(fold.train.shares)
     if shares is not None:
         model.begin_at(shares.mean(0))
+        shares = shares.to(pick_device(device))
 
     def step(net: CPNN, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return spot_loss(net, x, y, None if shares is None else shares.to(x.device)[rows], reg)
+        return spot_loss(net, x, y, None if shares is None else shares[rows], reg)
 
     networks.train_by_section(model, fold.train, step, steps=steps, seed=seed, device=device)
     return model

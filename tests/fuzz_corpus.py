@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io as io_bytes
 import json
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import tifffile
 import torch
 from PIL import Image
 
+import stage_files
 from stpath_core import (
     celltyping,
     comparison,
@@ -29,6 +31,7 @@ from stpath_core import (
     recognition,
     recognition_files,
     slide_cohorts,
+    spot_files,
     sweep,
     tissue,
 )
@@ -157,12 +160,23 @@ def _open_checkpoint(_: Path, path: Path) -> None:
 def _stages(folder: Path) -> None:
     section = data.NucleiSection("s", "breast", "p", PIXELS, MPP, _mask().astype(np.int32))
     data.write_nuclei_stage(folder / "stage.h5", [section], dataset="virtual", classes=("a",))
+    encoded = io_bytes.BytesIO()
+    Image.fromarray(PIXELS).save(encoded, "png")
+    packed = {"dataset": "virtual", "classes": ("a",), "holdout": ["s"], "pictures": lambda _: encoded.getvalue()}
+    data.write_nuclei_stage(folder / "packed.h5", [section], **packed)
+    stage_files.write_spots(folder / "spots.h5")
+    stage_files.write_recognition(folder / "recognition.h5", side=8)
     gene_embeddings.write_embeddings(folder / "z.h5", {"pca": {"p": RNG.normal(size=(20, 3))}})
 
 
 def _open_stage(_: Path, path: Path) -> None:
-    if path.name == "stage.h5":
+    if path.name in ("stage.h5", "packed.h5"):
         data.read_nuclei_stage(path)
+        data.read_nuclei_plan(path)
+    elif path.name == "spots.h5":
+        spot_files.read_spot_stage(path)
+    elif path.name == "recognition.h5":
+        recognition_files.read_stage(path)
     else:
         gene_embeddings.read_embeddings(path)
         recognition_files.read_sides(path, np.arange(5))

@@ -6,16 +6,19 @@ import json
 import re
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+import stage_files
 from conftest import ROOT
 from stpath_core import expression
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import beside
+import gpu
 import scaling
 import speed_genes
 import speed_spots
@@ -77,3 +80,54 @@ def test_the_tables_are_those_of_the_committed_results():
     for path in (*table.RESULTS.glob("*.json"), table.ENCODER):
         record = json.loads(path.read_text())
         assert re.fullmatch("[0-9a-f]{12}", record["revision"]), path.name
+
+
+def test_the_gpu_script_measures_what_it_can_and_records_what_fails(tmp_path, monkeypatch, capsys):
+    stage_files.write_all(tmp_path)
+    with h5py.File(tmp_path / "broken.h5", "w") as file:
+        file.attrs["schema"] = "stpath.spots/1"
+    words = ["gpu.py", str(tmp_path), "--device", "cpu", "--steps", "2", "--out", str(tmp_path / "gpu.json")]
+    monkeypatch.setattr(sys, "argv", [*words, "--revision", "0" * 12])
+    gpu.main()
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    rows = {(row["file"], row["part"]): row for row in record["rows"]}
+    assert "not_measured" in rows["broken.h5", "broken"]
+    whole = {("nuclei.h5", "nuclei network"), ("spots.h5", "CPNN")}
+    whole |= {("recognition.h5", "gene encoder"), ("recognition.h5", "patch encoder")}
+    assert rows.keys() - {("broken.h5", "broken")} == whole
+    for key in whole:
+        row = rows[key]
+        ceiling = row["encoder_per_s"] or row["network_per_s"]
+        assert row["ratio"] == pytest.approx(row["per_s"] / ceiling, rel=0.02)
+        assert row["met"] == (row["ratio"] >= 0.7)
+        assert row["quality"]
+    said = table.cards(tmp_path / "gpu.json")
+    assert len([line for line in said if line.startswith("| ")]) == 1 + 5
+    assert "FAILED" in capsys.readouterr().out
+    assert "Not measured" in table.cards(tmp_path / "none.json")[0]
+
+
+def test_after_an_error_of_the_card_a_file_gets_a_process_of_its_own(tmp_path, monkeypatch):
+    stage_files.write_spots(tmp_path / "spots.h5")
+    words = [
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--steps",
+        "1",
+        "--revision",
+        "0" * 12,
+        "--out",
+        str(tmp_path / "x.json"),
+    ]
+    assert [row["part"] for row in gpu.elsewhere(tmp_path / "spots.h5", words)] == ["CPNN"]
+    monkeypatch.setattr(gpu.sys, "executable", "false")
+    assert "ended with 1" in gpu.elsewhere(tmp_path / "spots.h5", words)[0]["not_measured"]
+
+
+def test_the_clock_counts_steps_after_the_first_ones(monkeypatch):
+    now = iter([0.0, 5.0, 6.0, 7.0, 8.0])
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: next(now))
+    clock = gpu.Clock()
+    assert list(clock.of("steps")(range(4))) == [0, 1, 2, 3]
+    assert clock.rate("steps", 1) == 1.0

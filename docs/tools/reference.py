@@ -49,6 +49,9 @@ def reexported() -> dict[str, str]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stpath_core."):
                 found |= {f"{node.module}.{a.name}": f"{dotted(path)}.{a.asname or a.name}" for a in node.names}
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ROOMS":  # imported when used
+                for room, names in ast.literal_eval(node.value).items():
+                    found |= {f"{dotted(path)}.{room}.{n}": f"{dotted(path)}.{n}" for n in names.split(", ")}
     return found
 
 

@@ -1,61 +1,42 @@
-"""Readers and writers of real formats. Importing this room is light; what is heavy is imported where it is used."""
+"""Readers and writers of real formats. Importing this room is light; a reader is imported when it is first used.
 
-from stpath_core.io.bulk import read_bulk
-from stpath_core.io.export import mask_outlines, write_geojson, write_spatialdata
-from stpath_core.io.features import Features, read_features, write_features
-from stpath_core.io.files import atomic_folder, atomic_path
-from stpath_core.io.frame import Frame, frame_of, positions_px, positions_um, same_frame, set_frame
-from stpath_core.io.hest import hest_samples, open_hest, open_hest_cells
-from stpath_core.io.images import read_image
-from stpath_core.io.masks import open_mask_folder, read_mask
-from stpath_core.io.reference import open_cells, open_named_cells, open_reference
-from stpath_core.io.registry import dataset, registry
-from stpath_core.io.sdata import open_spatialdata, spatialdata_table
-from stpath_core.io.section import Section
-from stpath_core.io.slides import Slide, open_slide
-from stpath_core.io.st import open_st, st_labels, st_pictured, st_sections
-from stpath_core.io.visium import open_visium
-from stpath_core.io.xenium import check_bundle, find_bundles, open_bundles, open_xenium
+So `io.files` and `io.guard` can be used where pandas, tifffile and the single-cell packages are not installed.
+"""
 
-__all__ = [
-    "Features",
-    "Frame",
-    "Section",
-    "Slide",
-    "atomic_folder",
-    "atomic_path",
-    "check_bundle",
-    "dataset",
-    "find_bundles",
-    "frame_of",
-    "hest_samples",
-    "mask_outlines",
-    "open_bundles",
-    "open_cells",
-    "open_hest",
-    "open_hest_cells",
-    "open_mask_folder",
-    "open_named_cells",
-    "open_reference",
-    "open_slide",
-    "open_spatialdata",
-    "open_st",
-    "open_visium",
-    "open_xenium",
-    "positions_px",
-    "positions_um",
-    "read_bulk",
-    "read_features",
-    "read_image",
-    "read_mask",
-    "registry",
-    "same_frame",
-    "set_frame",
-    "spatialdata_table",
-    "st_labels",
-    "st_pictured",
-    "st_sections",
-    "write_features",
-    "write_geojson",
-    "write_spatialdata",
-]
+import importlib
+from typing import Any
+
+from stpath_core.io.registry import dataset, registry  # now: the function has the name of its module
+
+ROOMS = {
+    "bulk": "read_bulk",
+    "export": "mask_outlines, write_geojson, write_spatialdata",
+    "features": "Features, read_features, write_features",
+    "files": "atomic_folder, atomic_path",
+    "frame": "Frame, frame_of, positions_px, positions_um, same_frame, set_frame",
+    "hest": "hest_samples, open_hest, open_hest_cells",
+    "images": "read_image",
+    "masks": "open_mask_folder, read_mask",
+    "reference": "open_cells, open_named_cells, open_reference",
+    "sdata": "open_spatialdata, spatialdata_table",
+    "section": "Section",
+    "slides": "Slide, open_slide",
+    "st": "open_st, st_labels, st_pictured, st_sections",
+    "visium": "open_visium",
+    "xenium": "check_bundle, find_bundles, open_bundles, open_xenium",
+}
+_WHERE = {name: room for room, names in ROOMS.items() for name in names.split(", ")}
+
+__all__ = ["dataset", "registry", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        msg = f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

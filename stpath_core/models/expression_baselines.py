@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from stpath_core.expression import pearson
+
+if TYPE_CHECKING:
+    from threadpoolctl import threadpool_limits
 
 Predict = Callable[[np.ndarray], np.ndarray]  # (n, d) -> (n, g)
 ALPHAS = tuple(np.geomspace(1, 1e5, 11))  # of ridge, on features of unit variance
@@ -36,6 +39,8 @@ class Linear:
 def one_thread() -> threadpool_limits:
     """A block whose linear algebra keeps to one thread: on matrices of a few hundred rows, threads that wait for each
     other beside torch's own made a fold a hundred times slower."""
+    from threadpoolctl import threadpool_limits
+
     return threadpool_limits(1, user_api="blas")
 
 

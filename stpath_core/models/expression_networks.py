@@ -122,7 +122,7 @@ def train_by_section(
 
     stop = {} if held_out is None else {"validate": validate, "validate_every": max(1, steps // 12), "patience": 4}
     return fit(model, step_loss, lambda step: sections[order[step]], steps=steps, lr=lr, clip=0.5, device=where,
-               seed=seed, **stop)  # fmt: skip
+               seed=seed, mixed=False, **stop)  # fmt: skip
 
 
 def pearson_step(model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def train_bags(
 
     return fit(
         model, lambda net, b: {"loss": loss(net, b.x, b.mask, b.rows)}, Drawn, steps=steps, lr=lr, clip=0.5, seed=seed,
-        device=where,
+        device=where, mixed=False,
     )  # fmt: skip
 
 

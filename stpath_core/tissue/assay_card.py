@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix, issparse
 from scipy.spatial import cKDTree
 
 from stpath_core import keys
+from stpath_core.expression import log_normalise
 
 TOP_GENES = 2000  # genes of highest total count that real data are measured on: as many as the virtual assays see
 PANEL = 250  # genes of highest total count, for the halves
@@ -39,12 +40,6 @@ class Spots(NamedTuple):
     section: np.ndarray
     label: np.ndarray
     xy_um: np.ndarray
-
-
-def log_normalise(counts: np.ndarray) -> np.ndarray:
-    """log1p of counts per 10,000, float32; an empty spot stays 0."""
-    counts = np.asarray(counts, np.float32)
-    return np.log1p(1e4 * counts / np.maximum(counts.sum(1, keepdims=True), 1e-9))
 
 
 def top_genes(counts: np.ndarray | csr_matrix, n: int) -> np.ndarray:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from stpath_core.expression import log_normalise
 from stpath_core.tissue.architecture import Architecture, grow
-from stpath_core.tissue.assay_card import COMPONENTS, log_normalise, mixing, pca
+from stpath_core.tissue.assay_card import COMPONENTS, mixing, pca
 from stpath_core.tissue.assay_effects import AssayEffects
 from stpath_core.tissue.mixtures import region_shares
 from stpath_core.tissue.spot_sections import TERRITORY_UM
