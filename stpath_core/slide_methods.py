@@ -213,7 +213,8 @@ def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, residu
     """CPNN plus a low-rank residual of the mean feature: predictions (S, g), and what inner folds chose.
 
     model : CPNN on the whole training side, whose weights stay the composition. Inner folds train it again, so that the
-    residual is fitted to what CPNN leaves on slides it has not seen.
+    residual is fitted to what CPNN leaves on slides it has not seen. Slides are few: an axis has to be worth more than
+    the inner folds disagree (`residual.simplest`).
     """
     train = fold.train
     unseen = np.zeros_like(train.target)
@@ -224,7 +225,7 @@ def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, residu
         # where y rises, and a good prediction would look worse than none.
         unseen[held_out] = told - told.mean(0)
     z, x, y = unseen, train.mean - train.mean.mean(0), train.target - train.target.mean(0)
-    plus = residual.fit_residual(z, x, y, train.group, train.inner_folds())
+    plus = residual.fit_residual(z, x, y, train.group, train.inner_folds(), choose=residual.simplest)
     of_train, of_test = (cpnn_answer(model, table)[1] for table in (train, fold.test))
     return plus(of_test - of_train.mean(0), fold.test.mean - train.mean.mean(0)) + train.target.mean(0), plus
 
