@@ -33,6 +33,7 @@ def home(tmp_path, monkeypatch, no_network):
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_an_archive_is_predicted_and_judged_and_nothing_is_said_of_spots(archive, home):
     planned = run.plan(["20", "21", "22"], GIVEN | {"data_dir": str(archive), "out": str(home)})
     ended = run.run_planned(planned, quiet_cells=True)
