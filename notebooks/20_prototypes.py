@@ -4,9 +4,10 @@
 # goals: [turn a single-cell reference into one profile per type, take the donors out of it, take a mixture apart and
 #   say how sure one is]
 # needs: []
-# datasets: [virtual, her2st]
+# datasets: [virtual, her2st, slides]
 # reads: [a single-cell reference with types and donors]
-# writes: [reference.h5ad, prototypes_coarse.h5ad, prototypes_medium.h5ad, prototypes_fine.h5ad]
+# writes: [reference.h5ad, prototypes_coarse.h5ad, prototypes_medium.h5ad, prototypes_fine.h5ad,
+#   prototypes_leiden_0.5.h5ad, prototypes_leiden_2.0.h5ad]
 # time: 36 s (cpu profile, 2 cores)
 # memory: 1.3 GB
 # ---
@@ -20,8 +21,8 @@
 # **What is a cell type's profile, once the donors are out of it, and can a mixture be taken apart with it?**
 
 # %% tags=["parameters"]
-dataset: str = "virtual"  # virtual; with data_dir: her2st (spots of breast tumours, and a reference beside them)
-data_dir: str = ""  # a folder with counts/, spots/ and images/; the reference is looked for in scrna/ in or beside it
+dataset: str = "virtual"  # virtual; with data_dir: her2st (spots of breast tumours), slides (an archive of yours)
+data_dir: str = ""  # its folder; the reference is looked for as reference.h5ad in it, or in scrna/ in or beside it
 seed: int = 0  # which donors
 device: str = "auto"  # not used here: the fit takes seconds
 profile: str = "cpu"  # smoke, cpu, gpu
@@ -49,8 +50,7 @@ if dataset == "virtual" and not scrna:
     levels = {"coarse": "super_class", "medium": "cell_type_major", "fine": "cell_type"}
 else:
     reference = io.open_reference(prototypes.find_reference(data_dir, scrna))
-    columns = [c for c in ("celltype_major", "celltype_minor") if c in reference.obs] or ["cell_type"]
-    levels = {"coarse": columns[0], "medium": columns[0], "fine": columns[-1]}
+    levels = prototypes.annotation_levels(reference)
 n_donors = reference.obs["donor"].nunique()
 print(f"{reference.n_obs:,} cells of {n_donors} donors, {reference.n_vars:,} genes")
 
@@ -109,8 +109,9 @@ if "prototypes" in reference.varm:
 # With seed 0 one donor gives .78 where six give .91; fewer cells may have their part in that.
 
 # %% tags=["copy-me"]
-# inputs: reference, types, prototypes, least_cells, levels, n_donors, report, true
-first = (reference.obs["donor"] == reference.obs["donor"].iloc[0]).to_numpy()
+# inputs: reference, types, prototypes, least_cells, levels, n_donors, dataset, report, true
+donor = reference.obs["donor"].iloc[0] if dataset == "virtual" else reference.obs["donor"].mode()[0]
+first = (reference.obs["donor"] == donor).to_numpy()
 mine = reference[first].copy()
 single = prototypes.fit_prototypes(mine, prototypes.usable_types(mine, levels["medium"], least=least_cells // 2))
 print(single.note)
@@ -129,7 +130,7 @@ import numpy as np
 
 from stpath_core import deconvolution
 
-# inputs: reference, types, prototypes, seed, first, mine, n_donors, report
+# inputs: reference, types, prototypes, seed, first, mine, n_donors, dataset, report
 apart = reference[~first] if n_donors > 1 else reference
 known = prototypes.fit_prototypes(apart.copy(), types["medium"][~first] if n_donors > 1 else types["medium"])
 kept = types["medium"][first].where(types["medium"][first].isin(known.types))
@@ -138,36 +139,31 @@ rows = known.profiles.to_numpy() / known.profiles.to_numpy().sum(1, keepdims=Tru
 answer = deconvolution.deconvolve(mixed, rows)
 guess = answer.shares[:, [known.types.index(t) for t in shares]]
 each = deconvolution.type_correlations(shares.to_numpy(), guess)
-report("part2.deconvolution_pseudobulk.pearson", float(np.median(each)))
+key = "part2" if dataset == "virtual" else f"part2.{dataset}"
+report(f"{key}.deconvolution_pseudobulk.pearson", float(np.median(each)))
 spread = deconvolution.bootstrap_shares(mixed[:8], rows, n=10, sensitivity=answer.sensitivity).std(0)
 off = np.abs(guess - shares.to_numpy()).mean()
 print(f"drawing genes again moves a share by {spread.mean():.3f}; shares lie {off:.3f} off")
 
 # %% [markdown]
 # ## How fine?
-# Few types are sure and say little, many types say much and are unsure; and types may also be *found*, as clusters.
+# Few types are sure and say little, many types say much and are unsure; and types may also be *found*, as clusters
+# (Leiden, at two resolutions). Their prototypes are kept beside the others. Which level predicts best is a study of
+# its own: `python benchmarks/study_part2.py part2_types`.
 
 # %%
 import matplotlib.pyplot as plt
 
-from stpath_core import plot, tables
+from stpath_core import plot
 
-with tables.quiet():
-    import scanpy as sc
-
-    clustered = sc.AnnData(reference.layers["counts"].copy(), obs=reference.obs.copy(), var=reference.var.copy())
-    sc.pp.normalize_total(clustered, target_sum=1e4)
-    sc.pp.log1p(clustered)
-    sc.pp.pca(clustered, n_comps=min(30, min(clustered.shape) - 1), random_state=seed)
-    sc.pp.neighbors(clustered, random_state=seed)
-    for resolution in (0.5, 2.0):
-        sc.tl.leiden(clustered, resolution, key_added=f"leiden {resolution}", flavor="igraph", random_state=seed)
-for name in ("leiden 0.5", "leiden 2.0"):
-    members = reference.obs[levels["medium"]].astype(str).groupby(clustered.obs[name], observed=True)
+clustered = prototypes.clusters(reference, (0.5, 2.0), seed=seed)
+for name in clustered:
+    members = reference.obs[levels["medium"]].astype(str).groupby(clustered[name])
     share = [g.value_counts(normalize=True).iloc[0] for _, g in members]
-    print(
-        f"{name}: {clustered.obs[name].nunique()} clusters, {np.mean(share):.2f} of a cluster's cells are of one type"
-    )
+    print(f"{name}: {len(members)} clusters, {np.mean(share):.2f} of a cluster's cells are of one type")
+    reference.obs[name] = clustered[name]
+    own = prototypes.usable_types(reference, name, least=least_cells // 2)
+    found[name.replace(" ", "_")] = prototypes.fit_prototypes(reference, own)
 profiles = found["medium"].profiles
 standard = np.log1p(1e4 * profiles.div(profiles.sum(axis=1), axis=0))
 top = (standard - standard.mean()).T.max(axis=1).sort_values(ascending=False).index[:24]

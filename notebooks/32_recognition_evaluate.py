@@ -179,7 +179,7 @@ ours = scores.gain(found["beyond"], [found[arm] for arm in AGNOSTIC], draws=draw
 report(f"{key}.beyond_gain", *ours[:3])
 why = "with pairs permuted there is nothing to learn; a control that learns means that something else is read"
 over_random = found["shuffled"].pooled - found["random"].pooled
-expect(f"{key}.shuffled_over_random", over_random, low=-0.6, high=0.1, why=why)
+expect(f"{key}.shuffled_over_random", over_random, low=-0.6, high=0.02, why=why)
 
 # %% [markdown]
 # Read it from the control upwards. On this tissue the **untrained** network scores .64 pooled (.73 by patient): its

@@ -32,6 +32,7 @@ def check_values(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise InputError(msg)
     if values["data_dir"]:
         _check_masks(values, folds)
+        _check_slides(values)
 
 
 def check_folder(out: str | Path) -> None:
@@ -87,3 +88,15 @@ def _check_masks(values: Mapping[str, Any], folds: int) -> None:
     if folds > len(patients):
         msg = f"folds={folds} of {len(patients)} patients in {values['data_dir']}; give at most {len(patients)}"
         raise InputError(msg)
+
+
+def _check_slides(values: Mapping[str, Any]) -> None:
+    """An archive of slides must hold its tables and, for the notebook that reads it, a reference of single cells."""
+    if values["dataset"] != "slides":
+        return
+    from stpath_core.prototypes import find_reference
+    from stpath_core.slide_cohorts import check_archive
+
+    check_archive(values["data_dir"])
+    if "scrna" in values:
+        find_reference(values["data_dir"], values["scrna"])

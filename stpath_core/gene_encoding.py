@@ -90,9 +90,9 @@ def fit_gene_encoder(
 
     counts : (n, G) raw counts of the training patients, genes already chosen. batch : (n,) whose batch effect the
     decoder is to take up, usually the patient. labels : (n,) class index, -1 unknown; None for the unguided encoder.
-    components : the encoder reads so many principal components of log1p of counts per 10,000 (of these spots), None: all
-    genes. With a thousand spots that is too many to learn from: the probe in unseen patients read .29 from such an
-    encoder, .30 from one that reads components, and from the components themselves (six tissues).
+    components : the encoder reads so many principal components of log1p of counts per 10,000 (of these spots); None:
+    all genes. With a thousand spots those are too many to learn from: the probe in unseen patients read .29 from such
+    an encoder, .30 from one that reads components, and from the components themselves (six tissues).
     inputs : (n, D) what the encoder is to read of each spot instead.
     steps, batch_size : of spots; as many batches as that are drawn, each epoch in a new order.
     warmup : share of the steps over which the weight of the KL term grows from 0 to `kl_weight`.

@@ -122,6 +122,26 @@ def usable_types(
     return types.where(~types.isin(rare))
 
 
+def clusters(reference: AnnData, resolutions: Sequence[float], *, seed: int = 0) -> pd.DataFrame:
+    """Types found instead of named: Leiden clusters of the cells, a column of names per resolution (n, R).
+
+    scanpy's usual way: log1p of counts per 10,000, 30 principal components, neighbours, Leiden (Traag et al. 2019).
+    """
+    from stpath_core.tables import quiet
+
+    with quiet():
+        import scanpy as sc
+
+        found = sc.AnnData(reference.layers[keys.COUNTS].copy(), obs=reference.obs[[]].copy(), var=reference.var.copy())
+        sc.pp.normalize_total(found, target_sum=1e4)
+        sc.pp.log1p(found)
+        sc.pp.pca(found, n_comps=min(30, min(found.shape) - 1), random_state=seed)
+        sc.pp.neighbors(found, random_state=seed)
+        for r in resolutions:
+            sc.tl.leiden(found, r, key_added=f"leiden {r}", flavor="igraph", random_state=seed)
+    return found.obs.astype(str)
+
+
 def naive(reference: AnnData, types: pd.Series) -> pd.DataFrame:
     """Mean counts per type, (C, G): what one would do without thinking of donors."""
     sums, n, names = _grouped(reference, types)
@@ -263,14 +283,25 @@ def pseudobulk(
 
 
 def find_reference(data_dir: str, scrna: str) -> Path:
-    """The h5ad of a reference: `scrna`, or the one file of a folder scrna/ in or beside data_dir."""
+    """The h5ad of a reference: `scrna`, reference.h5ad in data_dir, or the one of a folder scrna/ in or beside it."""
     if scrna:
         return Path(scrna).expanduser()
-    found = [p for folder in (Path(data_dir), Path(data_dir).parent) for p in sorted(folder.glob("scrna/wu*.h5ad"))]
+    here, beside = Path(data_dir), Path(data_dir).parent
+    found = [here / "reference.h5ad"] if (here / "reference.h5ad").is_file() else []
+    found += [p for folder in (here, beside) for p in sorted(folder.glob("scrna/wu*.h5ad"))]
     if not found:
-        message = f"{data_dir} has no scrna/wu*.h5ad in it or beside it: pass -p scrna=FILE.h5ad, raw counts with types"
-        raise InputError(message)
+        message = f"{data_dir} has no reference.h5ad in it and no scrna/wu*.h5ad in it or beside it: pass "
+        raise InputError(message + "-p scrna=FILE.h5ad to notebook 20, single cells with raw counts, types and donors")
     return found[0]
+
+
+def annotation_levels(reference: AnnData) -> dict[str, str]:
+    """Columns of a reference of yours by level: major and minor types where atlases name them so, else "cell_type"."""
+    major, minor = (
+        next((c for c in (f"celltype_{level}", f"cell_type_{level}") if c in reference.obs), keys.CELL_TYPE)
+        for level in ("major", "minor")
+    )
+    return {"coarse": major, "medium": major, "fine": minor}
 
 
 def _grouped(reference: AnnData, groups: pd.Series) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -198,8 +198,9 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     name : the notebook, as its file is called without the ending
     variables : the notebook's `globals()`; resolved values are written back into it
 
-    Raises InputError for a parameter that the notebook does not declare, a wrong type, an unknown profile, or a data
-    set that the notebook cannot serve.
+    From then on cells that are only for other data sets are passed over (`session.skip_cells_of_other_data`). Raises
+    InputError for a parameter that the notebook does not declare, a wrong type, an unknown profile, or a data set that
+    the notebook cannot serve.
     """
     global _current
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm misses widgets; our bars need none
@@ -214,6 +215,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     values = notebook.resolve(given)
     refuse_dataset(notebook, values["dataset"])
     check_values(values, given)
+    session.skip_cells_of_other_data(values["dataset"])
     variables.update(values)
     given = json.loads(os.environ.get(GIVEN_VARIABLE) or "{}") | given
     key = stages.stage_key(notebook, given)

@@ -3,6 +3,7 @@
     FOLDER/features/<slide>.h5    CLAM or TRIDENT: features (n, d), coords (n, 2); any encoder, the same for all
     FOLDER/bulk.tsv               raw counts (also .csv, .gz), genes in rows or columns
     FOLDER/cases.csv              slide, patient, sample: a row per slide; sample is its name in the bulk table
+    FOLDER/reference.h5ad         single cells with raw counts, types and donors, for notebook 20; or pass scrna=FILE
 
 What stands in only one of the tables is left out and noted. Several slides of a sample become one bag.
 """
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from stpath_core.tissue.slides import SlideCohort
 
 COLUMNS = ("slide", "patient", "sample")
-LEAST = 4  # samples, below which nothing can be held out
+LEAST = 4  # samples, and patients: two are held out, and of the others one again in an inner fold
 
 
 def open_slides(folder: str | Path) -> tuple[list[np.ndarray], AnnData]:
@@ -39,21 +40,19 @@ def open_slides(folder: str | Path) -> tuple[list[np.ndarray], AnnData]:
     from stpath_core.models.slide_networks import check_bags
 
     folder = Path(folder)
-    cases = read_cases(folder / "cases.csv")
-    tables = sorted(p for p in folder.glob("bulk.*") if p.name.removesuffix(".gz").endswith((".tsv", ".csv", ".txt")))
-    if len(tables) != 1:
-        said = ", ".join(p.name for p in tables) or "none"
-        message = f"{folder} has {len(tables)} bulk tables ({said}); expected one, bulk.tsv or bulk.csv, also .gz"
-        raise InputError(message)
-    bulk = read_bulk(tables[0])
+    cases, of_bulk = check_archive(folder)
+    bulk = read_bulk(of_bulk)
     here = cases["slide"].map(lambda name: _file_of(folder, name).is_file())
     measured = cases["sample"].isin(bulk.obs_names)
     used = cases[here & measured]
     if used["sample"].nunique() < LEAST:
         message = f"{folder} has {used['sample'].nunique()} samples with features and bulk (at least {LEAST}): of "
         message += f"{len(cases)} rows of cases.csv {int((~here).sum())} have no features/<slide>.h5 and "
-        message += f"{int((~measured).sum())} no row in {tables[0].name}, which names {', '.join(bulk.obs_names[:2])}"
+        message += f"{int((~measured).sum())} no row in {of_bulk.name}, which names {', '.join(bulk.obs_names[:2])}"
         raise InputError(message)
+    if used["patient"].nunique() < LEAST:
+        message = f"{folder} has slides of {used['patient'].nunique()} patients (at least {LEAST}): whole patients are "
+        raise InputError(message + "held out, and of the others some again to choose by")
     slides_of = used.groupby("sample", sort=False)["slide"].agg(list)
     bags = [np.concatenate(_alike([_features(folder, s) for s in names], names)) for names in slides_of]
     check_bags(bags, list(slides_of.index))
@@ -65,6 +64,24 @@ def open_slides(folder: str | Path) -> tuple[list[np.ndarray], AnnData]:
         if lost.any():
             note(table, f"left out: {int(lost.sum())} {what}, first {cases['slide'][lost].iloc[0]}")
     return bags, table
+
+
+def check_archive(folder: str | Path) -> tuple[pd.DataFrame, Path]:
+    """The rows of cases.csv and the path of the bulk table, or an InputError; looks at no counts and no features."""
+    cases = read_cases(Path(folder) / "cases.csv")
+    tables = [p for p in Path(folder).glob("bulk.*") if p.name.removesuffix(".gz").endswith((".tsv", ".csv", ".txt"))]
+    if len(tables) != 1:
+        said = ", ".join(sorted(p.name for p in tables)) or "none"
+        message = f"{folder} has {len(tables)} bulk tables ({said}); expected one, bulk.tsv or bulk.csv, also .gz"
+        raise InputError(message)
+    return cases, tables[0]
+
+
+def told(bulk: AnnData) -> str:
+    """What `open_slides` found, in a line; what it left out is said as it is read and stands in the notes."""
+    patches = bulk.obs["n_patches"]
+    found = f"{bulk.n_obs} samples of {bulk.obs[keys.PATIENT].nunique()} patients, {bulk.n_vars:,} genes, "
+    return f"{found}{patches.min()} to {patches.max()} patches a sample"
 
 
 @reads

@@ -39,8 +39,9 @@ INNER = 3  # folds of the training slides
 
 @dataclass(frozen=True)
 class SlideTable:
-    """Slides ready for a model. bags : (N_i, d) each; mean (S, d) feature; density (S, 3); target, counts (S, g);
-    library (S,) counts of the panel; patient (S,); shares (S, C) deconvolved, zeros where they must not be known."""
+    """Slides ready for a model. bags : (N_i, d) each; mean (S, d) feature; density (S, 3), or (S, 0) where features are
+    of an encoder that does not tell it; target, counts (S, g); library (S,) counts of the panel; patient (S,); shares
+    (S, C) deconvolved, zeros where they must not be known."""
 
     bags: tuple[np.ndarray, ...]
     mean: np.ndarray
@@ -105,7 +106,7 @@ def make_fold(
     middle, spread = patches.mean(0), patches.std(0) + 1e-6
     ready = tuple(((b - middle) / spread).clip(-FAR, FAR).astype(np.float32) for b in bags)
     mean = np.stack([b.mean(0) for b in ready])
-    dense = [feature_names().index(n) for n in DENSITY] if mean.shape[1] == len(feature_names()) else [0, 1, 2]
+    dense = [feature_names().index(n) for n in DENSITY] if mean.shape[1] == len(feature_names()) else []
     panel = counts[:, columns].toarray().astype(np.float32)
     table = SlideTable(ready, mean, mean[:, dense], ex.target(counts, columns), panel, panel.sum(1), patient, shares)
     return Fold(table.rows(train), table.rows(test), columns, caught, list(profiles.index), absent, apart)
@@ -212,7 +213,8 @@ def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, residu
     """CPNN plus a low-rank residual of the mean feature: predictions (S, g), and what inner folds chose.
 
     model : CPNN on the whole training side, whose weights stay the composition. Inner folds train it again, so that the
-    residual is fitted to what CPNN leaves on slides it has not seen.
+    residual is fitted to what CPNN leaves on slides it has not seen. Slides are few: an axis has to be worth more than
+    the inner folds disagree (`residual.simplest`).
     """
     train = fold.train
     unseen = np.zeros_like(train.target)
@@ -223,7 +225,7 @@ def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, residu
         # where y rises, and a good prediction would look worse than none.
         unseen[held_out] = told - told.mean(0)
     z, x, y = unseen, train.mean - train.mean.mean(0), train.target - train.target.mean(0)
-    plus = residual.fit_residual(z, x, y, train.group, train.inner_folds())
+    plus = residual.fit_residual(z, x, y, train.group, train.inner_folds(), choose=residual.simplest)
     of_train, of_test = (cpnn_answer(model, table)[1] for table in (train, fold.test))
     return plus(of_test - of_train.mean(0), fold.test.mean - train.mean.mean(0)) + train.target.mean(0), plus
 

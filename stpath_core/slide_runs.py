@@ -27,11 +27,13 @@ def run_fold(
 ) -> tuple[dict[str, np.ndarray], CPNN, residual.Plus]:
     """Predictions (S, g) of every method on the held-out slides, CPNN, and what `beyond` chose.
 
-    truth : true shares of the training and of the held-out slides, for the oracle.
+    truth : true shares of the training and of the held-out slides, for the oracle. Without it there is no "oracle", and
+    without optical density no "density".
     """
     one = {"steps": training.steps, "seed": training.seed, "device": training.device}
     wide = one | {"widths": training.widths}
-    found = {name: method(fold) for name, method in slide_methods.METHODS.items()}
+    simple = {n: of for n, of in slide_methods.METHODS.items() if n != "density" or fold.train.density.shape[1]}
+    found = {name: method(fold) for name, method in simple.items()}
     found["abmil"] = slide_methods.attention(fold, **one)
     found["no_prototype"] = slide_methods.no_prototypes(fold, **wide)
     model = slide_methods.train_cpnn(fold, **wide)
@@ -58,6 +60,11 @@ def ablations(fold: slide_methods.SlideFold, training: Training) -> dict[str, np
         name: slide_methods.cpnn_answer(slide_methods.train_cpnn(fold, **wide, **how), fold.test)[1]
         for name, how in less.items()
     }
+
+
+def workers_for(bags: Sequence[np.ndarray]) -> int:
+    """Two processes where each can well hold bags (N_i, d) of its own; one for large archives and for few slides."""
+    return 2 if len(bags) > 8 and sum(bag.nbytes for bag in bags) < 2**30 else 1
 
 
 def _hold_out(bags, bulk, reference, known, training, n_genes, with_ablations, test):

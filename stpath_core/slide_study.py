@@ -7,7 +7,8 @@ with them nothing can be predicted by anyone. `benchmarks/study_part2.py` comput
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,33 @@ if TYPE_CHECKING:
 TEST, MOST = 64, 256  # slides held out, and the most to train on
 SLIDES, NICHE = 64, 0.3  # of the studies that vary something else; the niche is the tissue's default
 WIDTHS, STEPS, WORKERS = (256, 128), 150, 2
+
+
+@dataclass(frozen=True)
+class Level:
+    """How finely a reference is annotated. types : cells -> the type of each (n,), nan: not used. parent : fine type of
+    the tissue -> its type here; None: types are found, and the tissue has none of that name."""
+
+    types: Callable[[AnnData], pd.Series]
+    parent: Callable[[str], str] | None
+
+
+def named(column: str, parent: Callable[[str], str]) -> Level:
+    """Types as a column of the reference names them."""
+    return Level(lambda cells: prototypes.usable_types(cells, column), parent)
+
+
+def clustered(resolution: float) -> Level:
+    """Types as Leiden finds them."""
+    return Level(lambda cells: prototypes.clusters(cells, (resolution,)).iloc[:, 0], None)
+
+
 LEVELS = {
-    "coarse": ("super_class", SUPER_OF.get),
-    "medium": ("cell_type_major", MAJOR_TYPES.get),
-    "fine": ("cell_type", str),
+    "coarse": named("super_class", SUPER_OF.get),
+    "medium": named("cell_type_major", MAJOR_TYPES.get),
+    "fine": named("cell_type", str),
+    "leiden 0.5": clustered(0.5),
+    "leiden 2.0": clustered(2.0),
 }
 REFERENCES = {  # donors, organ, types that are missing on purpose
     "whole": (6, "breast", 0),
@@ -73,7 +97,7 @@ def reference_cell(*, seed: int, reference: str) -> dict[str, float]:
 
 
 def types_cell(*, seed: int, types: str) -> dict[str, float]:
-    """How finely the reference is annotated."""
+    """How finely the reference is annotated, by name or by clusters."""
     return scores(seed, SLIDES, effects_of(NICHE, 0), types=types)
 
 
@@ -89,20 +113,22 @@ def scores(
     seed: int, slides: int, effects: AssayEffects, *, reference: str = "as it comes", types: str = "medium"
 ) -> dict[str, float]:
     """scc.<method> and pcc.<method> of the held-out slides, composition_pearson of CPNN's weights and of deconvolved
-    shares (train side), rank that `beyond` chose. nan where a method has no score."""
+    shares (train side; neither for types that were found), rank that `beyond` chose. nan where a method has no score.
+    """
     bags, bulk = bags_of(seed, TEST + MOST), bulk_of(seed, TEST + MOST, effects)
     profiles = profiles_of(seed, reference, types)
     number = np.arange(TEST + MOST)
     fold = slide_methods.make_fold(bags, bulk, profiles, number < TEST, train=number < TEST + slides)
-    truth = true_shares(bulk, "mrna_share", LEVELS[types][1])
+    truth = true_shares(bulk, "mrna_share", LEVELS[types].parent or MAJOR_TYPES.get)
     sides = truth.to_numpy()[TEST : TEST + slides], truth.to_numpy()[:TEST]
     training = Training(steps=STEPS, widths=WIDTHS, seed=seed, draws=1)
-    found, model, plus = slide_runs.run_fold(fold, training, truth=sides)
-    found["expected"] = np.log1p(np.asarray(bulk.layers["expected"])[:TEST][:, fold.columns])
-    told = ex.score_slides(fold.test.target, found, n=2)
-    out = {f"{measure}.{name}": told.mean(name, measure) for name in found for measure in ("scc", "pcc")}
+    pred, model, plus = slide_runs.run_fold(fold, training, truth=sides)
+    pred["expected"] = np.log1p(np.asarray(bulk.layers["expected"])[:TEST][:, fold.columns])
+    told = ex.score_slides(fold.test.target, pred, n=2)
+    out = {f"{measure}.{name}": told.mean(name, measure) for name in pred for measure in ("scc", "pcc")}
     weights = slide_methods.cpnn_answer(model, fold.test)[0]
-    for name, guess, true in (("cpnn", weights, sides[1]), ("deconvolved_train", fold.train.shares, sides[0])):
+    said = (("cpnn", weights, sides[1]), ("deconvolved_train", fold.train.shares, sides[0]))
+    for name, guess, true in said if LEVELS[types].parent else ():
         out[f"composition_pearson.{name}"] = composition_score(guess, fold.types, true, list(truth.columns))
     return out | {"rank": float(plus.residual.rank), "types": float(len(fold.types))}
 
@@ -133,7 +159,7 @@ def profiles_of(seed: int, reference: str, types: str) -> pd.DataFrame:
     donors, organ, missing = REFERENCES[reference]
     effects = replace(tissue.AssayEffects(), missing_types=missing)
     cells, _ = prototypes.quality(tissue.reference(donors, organ=organ, seed=seed, effects=effects))
-    return prototypes.fit_prototypes(cells, prototypes.usable_types(cells, LEVELS[types][0])).profiles
+    return prototypes.fit_prototypes(cells, LEVELS[types].types(cells)).profiles
 
 
 def lead(found: pd.DataFrame, a: str, b: str, *, by: tuple[str, ...]) -> pd.DataFrame:

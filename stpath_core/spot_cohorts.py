@@ -59,11 +59,7 @@ def her2st_spots(data_dir: str | Path, *, folder: str | Path, patch_um: float = 
 
     from stpath_core import io
 
-    tables = {}
-    for name in _pictured(data_dir):
-        table = io.open_st(data_dir, [name])[name]
-        if "image" in table.uns:
-            tables[name] = table
+    tables = io.open_st(data_dir, io.st_pictured(data_dir))
     if len({t.obs[keys.PATIENT].iloc[0] for t in tables.values()}) < 2:
         message = f"{data_dir} has images of {', '.join(tables) or 'no section'}; sections of two patients are needed, "
         raise InputError(message + "since every patient is held out in turn")
@@ -78,20 +74,6 @@ def her2st_spots(data_dir: str | Path, *, folder: str | Path, patch_um: float = 
     _describe(adata, list(tables), folder, jobs, patch_um)
     io.set_frame(adata, io.Frame(unit="um"))
     return adata
-
-
-def _pictured(data_dir: str | Path) -> list[str]:
-    """Sections with counts that images.csv lists, so that the others need not be opened."""
-    import pandas as pd
-
-    from stpath_core import io
-
-    path = Path(data_dir) / "images" / "images.csv"
-    if not path.is_file():
-        message = f"{path} is missing: it says which image belongs to which section, and its um per pixel"
-        raise InputError(message)
-    listed = set(pd.read_csv(path)["section"].astype(str))
-    return [name for name in io.st_sections(data_dir) if name in listed]
 
 
 def _read(table: AnnData, mpp: float, name: str) -> tuple[np.ndarray, np.ndarray]:

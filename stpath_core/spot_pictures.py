@@ -6,11 +6,9 @@ Micrometres in, pixels out; patches travel as uint8 and are normalised where the
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from stpath_core import keys
 from stpath_core.errors import InputError
@@ -88,16 +86,14 @@ def pictured(adata: AnnData, *, data_dir: str = "") -> AnnData:
     All spots of a virtual cohort; of an ST folder (HER2ST) those whose section has an image there, with
     obsm["spatial_px"] and uns["images"] filled in.
     """
-    from stpath_core.io import frame_of, open_st
+    from stpath_core.io import frame_of, open_st, st_pictured
 
     light = adata[:, :0].copy()
     if "recipe" in adata.uns:
         return light
     names = [str(name) for name in adata.obs[keys.SECTION].unique()]
-    index = Path(data_dir) / "images" / "images.csv"
-    drawn = set(pd.read_csv(index)["section"].astype(str)) if index.is_file() else set()
+    drawn = st_pictured(data_dir)
     opened = open_st(data_dir, [name for name in names if name in drawn])
-    opened = {name: one for name, one in opened.items() if "image" in one.uns}
     if not opened:
         message = f"none of the sections {', '.join(names)} has an image in {data_dir}: stage 2 needs images/images.csv"
         raise InputError(message)

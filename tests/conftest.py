@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from stpath_core import record
+from stpath_core import cli, record
 
 ROOT = Path(__file__).parents[1]
 if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores: a thread each, or they wait for one another
@@ -57,6 +60,27 @@ run = begin("{name}", globals())
 # %%
 run.done()
 """
+
+
+def started(words: list[str], **options) -> subprocess.Popen:
+    """A process that hears an interrupt; a shell's background jobs, and what they start, are deaf to it."""
+    return subprocess.Popen(words, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL), **options)
+
+
+def wait_until(true, seconds: float) -> bool:
+    """Whether `true()` came true in that time."""
+    end = time.monotonic() + seconds
+    while not (come := true()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return come
+
+
+def interrupt(process: subprocess.Popen) -> None:
+    """Ctrl-C for a command of ours (started with stderr=PIPE, text=True): it ends, says so, and shows no traceback."""
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == cli.INTERRUPTED
+    assert "Traceback" not in said
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

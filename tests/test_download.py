@@ -16,13 +16,12 @@ import tarfile
 import threading
 import time
 import zipfile
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from conftest import NO_NETWORK, ROOT
+from conftest import NO_NETWORK, ROOT, started
 from stpath_core.errors import DownloadError
 from stpath_core.io import unpack as unpacking
 from stpath_core.io.download import MAX_REDIRECTS, fetch, refuse_address, sha256_of
@@ -266,8 +265,7 @@ def test_an_interrupted_process_leaves_only_the_part_and_the_next_goes_on(server
     server.slow_s = 0.05
     path = os.pathsep.join([str(NO_NETWORK), str(ROOT)])
     words = [sys.executable, "-c", PROGRAM, f"{server.url}/a.zip", str(tmp_path / "a.zip")]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
-    child = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.DEVNULL, preexec_fn=heard)
+    child = started(words, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.DEVNULL)
     part = tmp_path / "a.zip.part"
     while not (part.exists() and part.stat().st_size > 0):
         assert child.poll() is None

@@ -10,7 +10,7 @@ from stpath_core import expression as ex
 from stpath_core.losses import gene_pearson_loss
 from stpath_core.models import expression_baselines as eb
 from stpath_core.models import expression_networks as en
-from stpath_core.models.residual import fit_residual
+from stpath_core.models.residual import best, fit_residual, simplest
 
 
 @pytest.fixture
@@ -110,6 +110,25 @@ def test_prototypes_that_know_nothing_lose_their_say(rng):
     x, y, group, inner = planted(rng, rank=1, noise=0.5)
     plus = fit_residual(rng.normal(size=y.shape) - 0.2 * y, x, y, group, inner)
     assert plus.slope == 0
+
+
+def test_a_lead_that_folds_do_not_agree_on_is_left_for_the_smaller_rank():
+    few, many, constant = (0.5, 0, 1e3, None), (0.5, 8, 1e2, None), (0.0, 0, 1e5, None)
+    by_chance = {few: [0.1, 0.2, 0.3], many: [0.3, 0.1, 0.26], constant: [0.0, 0.0, 0.0]}
+    assert best(by_chance) == many
+    assert simplest(by_chance) == few
+    in_each_fold = by_chance | {many: [0.2, 0.31, 0.4]}
+    assert simplest(in_each_fold) == many
+    assert simplest({many: [0.1, -0.08, 0.02], constant: [0.0] * 3}) == many  # a constant has no score
+
+
+def test_what_is_really_left_is_found_by_the_simplest_choice_too(rng):
+    x, y, group, inner = planted(rng, rank=1, noise=0.5)
+    half = y.copy()
+    half[:, 15:] = rng.normal(size=(len(y), 15))
+    plus = fit_residual(half, x, y, group, inner, choose=simplest)
+    assert plus.residual.rank == 1
+    assert plus.inner[1] > plus.inner[0] + 0.1
 
 
 def test_retrieval_is_rewarded_for_matching_pairs():

@@ -116,8 +116,8 @@ def test_list_is_a_table_with_states(store, capsys):
         line.split()[0]: re.split(r"  +", line)[-1] for line in lines[1:] if line.split()[:1] != ["stpath"] and line
     }
     assert states == {
-        "virtual": "generated", "xenium": "yours", "masks": "yours", "monuseg": "here", "nucls": "by hand",
-        "dsb2018": "not here", "pannuke": "not here", "her2st": "not here", "hest1k": "gated",
+        "virtual": "generated", "xenium": "yours", "masks": "yours", "slides": "yours", "monuseg": "here",
+        "nucls": "by hand", "dsb2018": "not here", "pannuke": "not here", "her2st": "not here", "hest1k": "gated",
         "xenium_breast": "not here", "merfish": "by hand", "xenium_lung": "not here",
             "sthelar": "by hand", "wu2021": "not here",
     }  # fmt: skip

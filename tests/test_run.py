@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, interrupt, started, wait_until
 from stpath_core import cli, manifest, record, run
 
 WRITE = '(run.stage / "x.txt").write_text("x" * size)\nreport("part1.size", size)'
@@ -170,24 +167,12 @@ def test_interrupt_ends_the_kernel_and_exits_130(toys, named):
     toys.add("11_two", READ, needs="10_one")
     toys.add("10_one", "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(120)")
     words = [sys.executable, "-m", "stpath_core", "run", named]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
-    process = subprocess.Popen(
-        words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, preexec_fn=heard
-    )
+    process = started(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
     pid_file = toys.folder.parent / "pid"
-    for _ in range(300):
-        if pid_file.exists() and pid_file.read_text():
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
-    assert "Traceback" not in said
-    for _ in range(50):  # a kernel notices within a second or two that who started it has gone
-        if not psutil.pid_exists(int(pid_file.read_text())):
-            break
-        time.sleep(0.1)
-    assert not psutil.pid_exists(int(pid_file.read_text()))
+    assert wait_until(lambda: pid_file.exists() and pid_file.read_text(), 30)
+    interrupt(process)
+    # a kernel notices within a second or two that who started it has gone
+    assert wait_until(lambda: not psutil.pid_exists(int(pid_file.read_text())), 5)
     assert len(toys.runs) == int(named) - 9
     told = {m["notebook"]: m["status"] for m in (manifest.read_json(p / "manifest.json") for p in toys.runs)}
     assert told.pop("11_two" if named == "11" else "10_one") == "interrupted"

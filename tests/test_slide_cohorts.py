@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from stpath_core import expression, keys, slide_cohorts, slide_runs
+from stpath_core import expression, keys, run, slide_cohorts, slide_methods, slide_runs
 from stpath_core.errors import InputError
+from stpath_core.features import feature_names
 from stpath_core.spot_methods import Training
 from stpath_core.tissue.broad import broad_genes
 from stpath_core.tissue.slides import Bag, SlideCohort
@@ -102,6 +103,25 @@ def spoil_features(change):
     return spoil
 
 
+def few_patients(folder):
+    cases = pd.read_csv(folder / "cases.csv")
+    cases["patient"] = ["first", "second"] * 4
+    cases.to_csv(folder / "cases.csv", index=False)
+
+
+def spoil_bulk(folder):
+    table = pd.read_csv(folder / "bulk.tsv", sep="\t", index_col=0)
+    (table / 3).to_csv(folder / "bulk.tsv", sep="\t")
+
+
+def no_patch(folder):
+    with h5py.File(folder / "features" / "TCGA-A6-01Z-00-DX1.h5", "r+") as file:
+        for name in ("features", "coords"):
+            values = file[name][:0]
+            del file[name]
+            file[name] = values
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -110,10 +130,14 @@ def spoil_features(change):
         (spoil_cases(patient=" "), "1 rows without a slide, a patient or a sample"),
         (spoil_cases(slide="TCGA-A1-01Z-00-DX1"), "1 slides that come twice"),
         (spoil_cases(sample="TCGA-A7-01A"), "1 samples of two patients, first 'TCGA-A7-01A'"),
+        (few_patients, "slides of 2 patients .at least 4."),
+        (spoil_bulk, "bulk.tsv holds values like 7.667"),
         (lambda f: (f / "bulk.tsv").unlink(), "0 bulk tables"),
         (lambda f: shutil.copy(f / "bulk.tsv", f / "bulk.csv"), "2 bulk tables"),
         (lambda f: shutil.rmtree(f / "features"), "8 have no features"),
         (spoil_features(lambda v: v[:, :4]), "features of width 4"),
+        (spoil_features(lambda v: v[:0]), "and coords"),
+        (no_patch, "TCGA-A6-01Z-00-DX1.h5 holds no patch"),
         (spoil_features(lambda v: v * np.nan), "NaN or infinite features"),
     ],
 )
@@ -121,3 +145,41 @@ def test_a_folder_of_another_kind_is_refused(folder, spoil, said):
     spoil(folder)
     with pytest.raises(InputError, match=said):
         slide_cohorts.open_slides(folder)
+
+
+def test_what_was_found_and_left_out_is_told(folder, capsys):
+    (folder / "features" / "TCGA-A3-01Z-00-DX1.h5").unlink()
+    bulk = slide_cohorts.open_slides(folder)[1]
+    assert "without features, first TCGA-A3-01Z-00-DX1" in capsys.readouterr().out
+    assert slide_cohorts.told(bulk) == "7 samples of 4 patients, 300 genes, 1 to 7 patches a sample"
+
+
+def test_optical_density_is_no_rival_where_features_do_not_hold_it(written):
+    bags, bulk = slide_cohorts.open_slides(written[0])
+    profiles = pd.DataFrame(np.random.default_rng(1).gamma(1, 1, (3, 300)) + 0.1, list("abc"), bulk.var_names)
+    test = np.arange(8) < 4
+    training = Training(steps=1, widths=(8, 8), draws=1)
+    rng = np.random.default_rng(2)
+    own = [rng.normal(size=(len(bag), len(feature_names()))) for bag in bags]
+    for given, there in ((bags, False), (own, True)):
+        fold = slide_methods.make_fold(given, bulk, profiles, test, n_genes=50)
+        found = slide_runs.run_fold(fold, training)[0]
+        assert ("density" in found) == there
+        assert "ridge" in found
+
+
+def archive(folder, home, *words):
+    """What the runner says before a kernel starts."""
+    home.add("10_one", parameters='scrna: str = ""  # cells', header="# datasets: [virtual, slides]\n")
+    return run.plan(["10"], {"dataset": "slides", "data_dir": str(folder), **dict(words)})
+
+
+def test_an_archive_that_cannot_serve_is_refused_before_a_kernel_starts(folder, toys):
+    with pytest.raises(InputError, match=r"no reference.h5ad in it .* -p scrna=FILE.h5ad"):
+        archive(folder, toys)
+    archive(folder, toys, ("scrna", "elsewhere.h5ad"))
+    (folder / "reference.h5ad").touch()
+    archive(folder, toys)
+    (folder / "cases.csv").unlink()
+    with pytest.raises(InputError, match="which slide is of which patient"):
+        archive(folder, toys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +46,19 @@ def test_a_cell_scores_every_method_and_the_composition(few, monkeypatch):
     assert (fewer & ~test).sum() == 6
     assert (more & ~test).sum() == 8
     assert not (fewer & ~more).any()
+
+
+def test_named_and_found_types_have_their_cell_and_only_named_ones_a_composition(few, monkeypatch):
+    small = functools.partial(slide_study.tissue.reference, size_um=(250, 250))
+    monkeypatch.setattr(slide_study.tissue, "reference", small)
+    monkeypatch.setitem(slide_study.REFERENCES, "as it comes", (2, "breast", 1))
+    rng = np.random.default_rng(1)
+    monkeypatch.setattr(slide_study, "bags_of", lambda seed, n: tuple(rng.normal(size=(5, 12)) for _ in range(n)))
+    monkeypatch.setattr(slide_study, "SLIDES", 8)
+    got = {types: slide_study.types_cell(seed=3, types=types) for types in ("coarse", "leiden 2.0")}
+    assert all(np.isfinite(cell["scc.cpnn"]) for cell in got.values())
+    assert 1 < got["coarse"]["types"] < 5 < got["leiden 2.0"]["types"]
+    assert {types for types, cell in got.items() if "composition_pearson.cpnn" in cell} == {"coarse"}
 
 
 def test_effects_of_a_study_are_the_defaults_but_for_two():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from stpath_core import keys, spot_cohorts, spot_methods, spots
+from stpath_core import io, keys, spot_cohorts, spot_methods, spots
 from stpath_core.errors import InputError
 from stpath_core.io.features import Features, write_features
 
@@ -212,7 +212,7 @@ def test_sections_of_her2st_with_images_open_with_their_features(real_data, tmp_
         return Features(features=values, coords=coords, patch_px=round(patch_um / mpp), mpp=mpp)
 
     monkeypatch.setattr(spots, "section_features", quick)
-    monkeypatch.setattr(spot_cohorts, "_pictured", lambda folder: ["A1", "C2"])
+    monkeypatch.setattr(io, "st_pictured", lambda folder: ["A1", "C2"])
     adata = spot_cohorts.her2st_spots(real_data / "her2st", folder=tmp_path)
     assert sorted(adata.obs.patient.unique()) == ["A", "C"]
     assert adata.obsm["features"].shape == (adata.n_obs, 4)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from functools import partial
 
 import pandas as pd
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, interrupt, started, wait_until
 from stpath_core import cli, comparison, manifest, sweep
 from stpath_core.errors import InputError
 
@@ -73,17 +70,10 @@ def test_a_longer_grid_runs_what_is_new_and_changed_code_runs_all(home):
 def test_killed_half_way_it_repeats_no_finished_point(home):
     slow = WORK + "\nimport time\ntime.sleep(0 if size == 3 else 300 * (not Path('go').exists()))"
     home.add("10_one", slow, parameters="size: int = 2  # things")
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
     words = [sys.executable, "-m", "stpath_core", "sweep", "grid.yaml"]
-    process = subprocess.Popen(words, preexec_fn=heard, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    for _ in range(3000):
-        if "4-0" in calls(home):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
-    assert "Traceback" not in said
+    process = started(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: "4-0" in calls(home), 300)
+    interrupt(process)
     assert calls(home) == ["3-0", "3-1", "4-0"]
     (home.folder.parent / "go").touch()
     assert stpath("sweep", "grid.yaml") == cli.OK

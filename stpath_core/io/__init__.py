@@ -21,7 +21,7 @@ ROOMS = {
     "sdata": "open_spatialdata, spatialdata_table",
     "section": "Section",
     "slides": "Slide, open_slide",
-    "st": "open_st, st_labels, st_sections",
+    "st": "open_st, st_labels, st_pictured, st_sections",
     "visium": "open_visium",
     "xenium": "check_bundle, find_bundles, open_bundles, open_xenium",
 }

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from stpath_core.errors import InputError
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
-LAYOUTS = ("generated", "xenium", "masks", "cells", "other")
+LAYOUTS = ("generated", "xenium", "masks", "cells", "slides", "other")
 ACCESS = ("generated", "yours", "open", "gated", "by hand")
 
 

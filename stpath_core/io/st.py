@@ -39,6 +39,15 @@ def st_sections(folder: str | Path, *, labelled: bool = False) -> list[str]:
     return [n for n in names if _labels_file(folder, n).is_file()] if labelled else names
 
 
+def st_pictured(folder: str | Path) -> list[str]:
+    """Names of the sections that have counts and, as images.csv says, an image; InputError where it is missing."""
+    path = Path(folder) / "images" / "images.csv"
+    if not path.is_file():
+        message = f"{path} is missing: it says which image belongs to which section, and its um per pixel"
+        raise InputError(message)
+    return [name for name in st_sections(folder) if _image_row(Path(folder), name) is not None]
+
+
 @reads
 def open_st(
     folder: str | Path, sections: Sequence[str] | None = None, *, patient: str = r"^([A-Za-z]+)"

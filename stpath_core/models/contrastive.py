@@ -30,9 +30,9 @@ def identity(u: Tensor, v: Tensor) -> Tensor:
     return torch.eye(len(u), device=u.device, dtype=u.dtype)
 
 
-def both_sides(u: Tensor, v: Tensor) -> Tensor:
+def both_sides(u: Tensor, v: Tensor, *, softness: float = SOFTNESS) -> Tensor:
     """Partners in shares that follow the mean of image-image and gene-gene similarity (BLEEP, Xie et al. 2023)."""
-    return F.softmax((u @ u.T + v @ v.T) / 2 / SOFTNESS, dim=1)
+    return F.softmax((u @ u.T + v @ v.T) / 2 / softness, dim=1)
 
 
 def gene_side(u: Tensor, v: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stpath_core.fit import fit
 from stpath_core.losses import gene_pearson_loss
+from stpath_core.models.contrastive import Projection, both_sides
 from stpath_core.models.expression_baselines import group_score
 
 if TYPE_CHECKING:
@@ -51,24 +52,11 @@ class TwoHeads(nn.Module):
 
     def __init__(self, features: int, genes: int, *, width: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
-        self.image = Projection(features, width, dropout)
-        self.expression = Projection(genes, width, dropout)
+        self.image = Projection(features, dim=width, dropout=dropout)
+        self.expression = Projection(genes, dim=width, dropout=dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # (n, d), (n, g) -> (n, width) twice
-        return F.normalize(self.image(x), dim=1), F.normalize(self.expression(y), dim=1)
-
-
-class Projection(nn.Module):
-    """Linear, GELU, linear, dropout, residual, layer norm."""
-
-    def __init__(self, inputs: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(inputs, width), nn.Linear(width, width)
-        self.drop, self.norm = nn.Dropout(dropout), nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        low = self.first(x)
-        return self.norm(low + self.drop(self.second(F.gelu(low))))
+        return self.image(x), self.expression(y)
 
 
 def trunk(features: int, widths: tuple[int, int], *, level: bool = False) -> nn.Sequential:
@@ -92,8 +80,7 @@ def retrieval_loss(images: Tensor, expressions: Tensor, temperature: float = 1.0
     """
     logits = expressions @ images.T / temperature  # (n, n)
     with torch.no_grad():
-        alike = (images @ images.T + expressions @ expressions.T) / 2
-        wanted = (alike * temperature).softmax(1)
+        wanted = both_sides(images, expressions, softness=1 / temperature)
     rows = -(wanted * logits.log_softmax(1)).sum(1)
     columns = -(wanted.T * logits.T.log_softmax(1)).sum(1)
     return (rows + columns).mean() / 2
@@ -174,7 +161,7 @@ def retrieved(model: TwoHeads, x: np.ndarray, known: np.ndarray, *, k: int = NEI
     device = next(model.parameters()).device
     with torch.no_grad():
         values = torch.as_tensor(np.asarray(known, np.float32), device=device)
-        images = F.normalize(model.image(torch.as_tensor(np.asarray(x, np.float32), device=device)), dim=1)
-        alike = images @ F.normalize(model.expression(values), dim=1).T  # (n, m)
+        images = model.image(torch.as_tensor(np.asarray(x, np.float32), device=device))
+        alike = images @ model.expression(values).T  # (n, m)
         nearest = alike.topk(min(k, len(values)), dim=1).indices
         return values[nearest].mean(1).cpu().numpy()

@@ -128,7 +128,7 @@ class GeneVAE(nn.Module):
         self.decoder = decoder(latent, n_batches, n_genes, **(size | {"dropout": 0.0}))  # as in scVI
 
     def standardise(self, x: Tensor) -> GeneVAE:
-        """Take the principal axes, and mean and SD of what the encoder reads, from the training spots x (n, n_inputs)."""
+        """Take the principal axes, and mean and SD of what is read, from the training spots x (n, n_inputs)."""
         if self.axes is not None:
             some = self.axes.shape[1]
             self.axes.copy_(torch.pca_lowrank(x, q=min(some + 10, *x.shape), niter=4)[2][:, :some])

@@ -18,6 +18,35 @@ RANKS = (0, 1, 2, 4, 8, 16)
 ALPHAS = tuple(np.geomspace(100, 1e5, 7))
 
 
+Choice = tuple[float, int, float, Hashable]  # slope of z, rank, alpha, key of a finish
+Tried = Mapping[Choice, Sequence[float]]  # -> correlation in each inner fold
+
+
+def best(tried: Tried) -> Choice:
+    """The choice of the highest mean over inner folds; of equal ones the smaller rank, the larger alpha."""
+    return max(tried, key=lambda c: (round(_mean(tried[c]), 6), -c[1], c[2]))
+
+
+def simplest(tried: Tried) -> Choice:
+    """The best choice of the smallest rank that is behind the best of all by at most one standard error.
+
+    Breiman et al. (1984), the error taken of the difference between the two over the inner folds: folds differ from
+    each other by far more than choices do. For few rows, where the highest of some eighty means is mostly luck.
+    """
+    top = best(tried)
+    says = {c: scores for c, scores in tried.items() if c[0] or c[1]}  # a constant says nothing
+    for rank in sorted({c[1] for c in says if c[1] < top[1]}):
+        rival = best({c: scores for c, scores in says.items() if c[1] == rank})
+        behind = np.subtract(tried[top], tried[rival])
+        if len(behind) > 1 and behind.mean() <= behind.std(ddof=1) / np.sqrt(len(behind)):
+            return rival
+    return top
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(score / len(scores) for score in scores)
+
+
 @dataclass(frozen=True)
 class Plus:
     """slope * z + x @ residual.coef. finish : the key of what is done to predictions. inner : correlation there, of
@@ -42,15 +71,17 @@ def fit_residual(
     finishes: Mapping[Hashable, Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
     ranks: Sequence[int] = RANKS,
     alphas: Sequence[float] = ALPHAS,
+    choose: Callable[[Tried], Choice] = best,
 ) -> Plus:
     """z (n, g) what prototypes predict of rows they were not trained on, x (n, d), y (n, g) target, all centred in
     their group; inner : held-out rows (n,) bool of each inner fold. finishes : key -> f(predictions, held-out rows).
+    choose : `best` or `simplest`.
 
-    The slope of z is a least-squares one, or 0. Of equal scores the first wins: the smaller rank, the larger alpha.
+    The slope of z is a least-squares one, or 0.
     """
     finishes = finishes or {None: lambda v, rows: v}
     slope = max(0.0, float((z * y).sum() / max(float((z * z).sum()), 1e-12)))
-    tried: dict[tuple, float] = {}
+    tried: dict[Choice, list[float]] = {}
     with one_thread():
         for test in inner:
             for s in dict.fromkeys((slope, 0.0)):
@@ -61,12 +92,12 @@ def fit_residual(
                     for rank, coef in zip(ranks, low_rank(x[~test], full, ranks), strict=True):
                         raw = s * z[test] + x[test] @ coef
                         for key, finish in finishes.items():
-                            choice = (s, rank, alpha, key)
-                            score = group_score(y[test], finish(raw, test), group[test]) / len(inner)
-                            tried[choice] = tried.get(choice, 0.0) + score
-    s, rank, alpha, key = max(tried, key=lambda c: (round(tried[c], 6), -c[1], c[2]))
-    alone = max((v for c, v in tried.items() if c[1] == 0 and c[0] > 0), default=0.0)
+                            score = group_score(y[test], finish(raw, test), group[test])
+                            tried.setdefault((s, rank, alpha, key), []).append(score)
+    s, rank, alpha, key = choose(tried)
+    alone = max((_mean(v) for c, v in tried.items() if c[1] == 0 and c[0] > 0), default=0.0)
+    whole = _mean(tried[s, rank, alpha, key])
     with one_thread():
         coef = low_rank(x, ridge_path(x, y - s * z, [alpha])[0], [rank])[0]
-    fitted = Linear(coef.astype(np.float32), float(alpha), rank, tried[s, rank, alpha, key])
-    return Plus(s, fitted, key, (alone, tried[s, rank, alpha, key]))
+    fitted = Linear(coef.astype(np.float32), float(alpha), rank, whole)
+    return Plus(s, fitted, key, (alone, whole))
