@@ -16,7 +16,6 @@ from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.likelihoods import count_table, nb_count_term
 from stpath_core.models.gene_encoder import GeneVAE, GuidedGeneVAE, NBDecoder
 
-COMPONENTS = 30  # that the encoder reads of a spot, as many as the PCA it is compared with
 EVAL_ROWS = 4096  # spots encoded at a time
 
 
@@ -69,7 +68,6 @@ def fit_gene_encoder(
     labels: np.ndarray | None = None,
     *,
     inputs: np.ndarray | None = None,
-    components: int | None = COMPONENTS,
     latent: int = 10,
     hidden: int = 128,
     layers: int = 1,
@@ -81,7 +79,7 @@ def fit_gene_encoder(
     kl_weight: float = 1.0,
     classifier_weight: float = 50.0,
     lr: float = 8e-3,
-    weight_decay: float = 1e-4,
+    weight_decay: float = 0.1,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = iter,
@@ -90,10 +88,7 @@ def fit_gene_encoder(
 
     counts : (n, G) raw counts of the training patients, genes already chosen. batch : (n,) whose batch effect the
     decoder is to take up, usually the patient. labels : (n,) class index, -1 unknown; None for the unguided encoder.
-    components : the encoder reads so many principal components of log1p of counts per 10,000 (of these spots); None:
-    all genes. With a thousand spots those are too many to learn from: the probe in unseen patients read .29 from such
-    an encoder, .30 from one that reads components, and from the components themselves (six tissues).
-    inputs : (n, D) what the encoder is to read of each spot instead.
+    inputs : (n, D) what the encoder is to read of each spot; None: log1p of its counts per 10,000.
     steps, batch_size : of spots; as many batches as that are drawn, each epoch in a new order.
     warmup : share of the steps over which the weight of the KL term grows from 0 to `kl_weight`.
     classifier_weight : of the guided encoder's cross-entropy beside the evidence bound.
@@ -109,7 +104,6 @@ def fit_gene_encoder(
     x = torch.from_numpy(log_normalise(_dense(counts)) if inputs is None else np.asarray(inputs, np.float32))
     size = {
         "n_inputs": x.shape[1],
-        "components": min(components, *x.shape) if components and inputs is None else None,
         "latent": latent,
         "hidden": hidden,
         "layers": layers,

@@ -104,23 +104,19 @@ class ZINBDecoder(NBDecoder):
 class GeneVAE(nn.Module):
     """scVI-like: q(z | x), p(z) = N(0, 1), p(x | z, s, l).
 
-    n_genes, n_batches : of the training data. n_inputs : what is given of a spot; None: its log expression, n_genes.
-    components : the encoder reads so many principal components of that (of the training spots, fixed before training);
-    None: all of it. latent : dimensions of z. hidden, layers : of every MLP. dropout : of all but the decoder's.
-    decoder : NBDecoder or ZINBDecoder.
+    n_genes, n_batches : of the training data. n_inputs : what the encoder reads of a spot; None: its log expression,
+    n_genes. latent : dimensions of z. hidden, layers : of every MLP. dropout : of all but the decoder's. decoder :
+    NBDecoder or ZINBDecoder.
     """
 
     def __init__(
-        self, n_genes: int, n_batches: int, *, n_inputs: int | None = None, components: int | None = None,
-        latent: int = 10, hidden: int = 128, layers: int = 1, dropout: float = 0.1,
-        decoder: type[NBDecoder] = NBDecoder,
+        self, n_genes: int, n_batches: int, *, n_inputs: int | None = None, latent: int = 10, hidden: int = 128,
+        layers: int = 1, dropout: float = 0.1, decoder: type[NBDecoder] = NBDecoder,
     ) -> None:  # fmt: skip
         super().__init__()
         size = {"hidden": hidden, "layers": layers, "dropout": dropout}
         self.n_batches = n_batches
         n_inputs = n_genes if n_inputs is None else n_inputs
-        self.register_buffer("axes", None if components is None else torch.zeros(n_inputs, components))
-        n_inputs = components or n_inputs
         # a gene's mean over the training spots says nothing of a spot, and LayerNorm would see little else beside it
         self.register_buffer("centre", torch.zeros(n_inputs))
         self.register_buffer("scale", torch.ones(n_inputs))
@@ -128,18 +124,13 @@ class GeneVAE(nn.Module):
         self.decoder = decoder(latent, n_batches, n_genes, **(size | {"dropout": 0.0}))  # as in scVI
 
     def standardise(self, x: Tensor) -> GeneVAE:
-        """Take the principal axes, and mean and SD of what is read, from the training spots x (n, n_inputs)."""
-        if self.axes is not None:
-            some = self.axes.shape[1]
-            self.axes.copy_(torch.pca_lowrank(x, q=min(some + 10, *x.shape), niter=4)[2][:, :some])
-            x = x @ self.axes
+        """Take mean and SD of each input from the training spots x (n, n_inputs)."""
         self.centre.copy_(x.mean(0))
         self.scale.copy_(x.std(0, correction=0).clamp(min=1e-3))
         return self
 
     def standardised(self, x: Tensor) -> Tensor:
-        """Inputs (B, n_inputs) as the encoder reads them: (B, components) or (B, n_inputs)."""
-        x = x if self.axes is None else x @ self.axes
+        """The inputs as the encoder reads them: (B, n_inputs)."""
         return ((x - self.centre) / self.scale).clamp(-10, 10)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -170,18 +161,17 @@ class GeneVAE(nn.Module):
 class GuidedGeneVAE(GeneVAE):
     """scANVI-like: a classifier q(y | z) and a class-conditional prior p(z | u, y), u ~ N(0, 1).
 
-    n_classes : of the labels; spots of unknown class (-1) count each class by q(y | z). The others as GeneVAE.
+    n_classes : of the labels; spots of unknown class (-1) count each class by q(y | z). Latent, hidden, ... as GeneVAE.
     classifier_weight : of the cross-entropy on labelled spots beside the ELBO, 50 in scANVI.
     """
 
     def __init__(
-        self, n_genes: int, n_batches: int, n_classes: int, *, n_inputs: int | None = None,
-        components: int | None = None, latent: int = 10, hidden: int = 128, layers: int = 1, dropout: float = 0.1,
-        decoder: type[NBDecoder] = NBDecoder, classifier_weight: float = 50.0,
+        self, n_genes: int, n_batches: int, n_classes: int, *, n_inputs: int | None = None, latent: int = 10,
+        hidden: int = 128, layers: int = 1, dropout: float = 0.1, decoder: type[NBDecoder] = NBDecoder,
+        classifier_weight: float = 50.0,
     ) -> None:  # fmt: skip
         size = {"hidden": hidden, "layers": layers, "dropout": dropout}
-        read = {"n_inputs": n_inputs, "components": components}
-        super().__init__(n_genes, n_batches, latent=latent, decoder=decoder, **read, **size)
+        super().__init__(n_genes, n_batches, n_inputs=n_inputs, latent=latent, decoder=decoder, **size)
         self.n_classes, self.classifier_weight = n_classes, classifier_weight
         self.classifier = nn.Sequential(
             mlp(latent, hidden, layers=layers, dropout=dropout), nn.Linear(hidden, n_classes)
