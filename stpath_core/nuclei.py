@@ -181,7 +181,7 @@ def train_split(
     device: str = "auto",
     resume: str | Path | None = None,
     progress: Progress = iter,
-    workers: int = 0,
+    workers: int = 1,
     compiled: bool = False,
     save_every: int = 200,
 ) -> tuple[NucleiNet, list[dict[str, float]]]:

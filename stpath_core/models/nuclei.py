@@ -28,7 +28,7 @@ class NucleiNet(nn.Module):
 
     encoder : timm name, CNN or ViT (`features_only` must be served); encoder_args go to `timm.create_model`.
     width : features per output pixel. stride : input pixels per output pixel (1, 2 or 4). blocks : convolutions between
-    the last skip connection and the maps, 2 or 1; they work on every pixel, and one less makes a step a quarter faster.
+    the last skip connection and the maps, 2 or 1; they work on every pixel, and one less makes a step a tenth faster.
     classes : type names; empty leaves the type head out. mpp : micrometres per input pixel the network is trained at.
     """
 
