@@ -184,7 +184,7 @@ for side in ("pca", "scvi"):
 
 # %% [markdown]
 # All eight curves start a little above log(256) = 5.55, fall steeply for some twenty steps, and end between 2.9 and
-# 3.6. The lowest belong to identity (2.90, with principal components and with the batch-agnostic side). A soft target
+# 3.6. The lowest belong to identity (2.90 with principal components, 2.88 with the batch-agnostic side). A soft target
 # cannot come near zero, because its own entropy is the floor; so **losses of different targets, and of different sides,
 # are not to be compared.**
 #
@@ -224,13 +224,13 @@ why = "half is chance: what was learned on the training patients does not reach 
 expect(f"{key}.retrieval_rank.scvi", float(np.mean(ways)), low=0.05, high=0.5, why=why)
 
 # %% [markdown]
-# Chance is .50, and the shuffled control lies near it (.49 and .47). Trained on true pairs, the partner lies at .26 to
+# Chance is .50, and the shuffled control lies near it (.48 and .46). Trained on true pairs, the partner lies at .26 to
 # .42 of the section, of 144 spots: far from found, but not at chance. And the order is not what one might hope: with
 # identity, principal components retrieve *better* than the batch-agnostic side, from picture to expression (.31 and
-# .40) and the other way (.26 and .32); the same holds for the inter-modal target. Within one section there is no batch
+# .39) and the other way (.26 and .31); the same holds for the inter-modal target. Within one section there is no batch
 # to be fooled by, and twenty numbers may say less of a spot than thirty. With principal components identity retrieves
 # better than any soft target: finding the very spot is all it asks. With the batch-agnostic side the four targets are
-# level (.36 to .37, the mean of both directions). Two equal losses, and one of the two retrieves better. Retrieval says
+# level (.35 to .37, the mean of both directions). Two equal losses, and one of the two retrieves better. Retrieval says
 # that pairs belong together; what the network knows across patients is another question, and notebook 32 asks it.
 #
 # ## What is in a batch?
@@ -281,7 +281,7 @@ report(f"{key}.retrieval_rank.patches", (on_patches["rank.image_to_gene"] + on_p
 
 # %% [markdown]
 # Sixty steps of a small network on pixels bring the held-out patient to a mean rank of .37 (the mean of both
-# directions), about the .36 of the perceptron on statistics, and its training was hardly begun.
+# directions), about the .35 of the perceptron on statistics, and its training was hardly begun.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)

@@ -107,10 +107,10 @@ for arm, row in table.iterrows():
 table.round(2)
 
 # %% [markdown]
-# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .04), and its neighbours across patients
+# Two measures, two orders. Raw CLIP mixes more than the guided arm (.21 and .05), and its neighbours across patients
 # are more often the wrong ones: .68 of them share the class, fewer than in the untrained network (.77). The guided
 # arm's share it a little more often than the untrained network's (.82); supervised training reaches .83, and so does,
-# untrained, the common stain; `beyond` .82. Shuffled pairs leave .58. That the guided arm mixes less than even the
+# untrained, the common stain; `beyond` .82. Shuffled pairs leave .55. That the guided arm mixes less than even the
 # untrained network (.11) is partly tissue: some patients are nearly all cancer, and their spots are each other's
 # nearest. But in the pictures above cancer, too, lies apart by patient: **the guided side has not taken the patient out
 # of the picture.**
@@ -182,10 +182,11 @@ for ax, (when, arm) in zip(axes, arms.items(), strict=True):
 run.figure("confusion", figure)
 
 # %% [markdown]
-# Connective tissue gains (.68 to .82 of its spots), cancer a little (.85 to .90); adipose (.72 to .62) and immune (.87
-# to .81) lose. Glands are found by neither (0 of 20; the untrained network names 9 of them), and cancer in situ is
-# named in 11 of 23 spots before and 8 after. **So the guided arm's macro-F1 is only a little higher** (.58 against .53,
-# pooled), and lower than that of the untrained network (.64): two rare classes of some twenty spots weigh a third.
+# Connective tissue gains (.68 to .82 of its spots) and so does cancer (.85 to .93); immune (.87 to .81) loses a little,
+# adipose (.72 to .69) a spot. Three of 20 glands are found, none before (the untrained network names 9 of them), and
+# cancer in situ is named in 11 of 23 spots before and 2 after. **So the guided arm's macro-F1 is only a little higher**
+# (.59 against .53, pooled), and lower than that of the untrained network (.64): two rare classes of some twenty spots
+# weigh a third.
 #
 # ## Where does it look?
 # The network on patches of notebook 31 has never seen a label. For patches of its held-out patient we ask how well

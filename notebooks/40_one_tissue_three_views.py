@@ -214,12 +214,12 @@ why = "nuclei are counted in the wrong spots, or their classes are not those of 
 expect("together.composition_pearson.counted", shares.loc["counted", "mean"], 0.6, 1, why)
 
 # %% [markdown]
-# The nuclei themselves know the composition best (seed 0: .85), better than deconvolution of the spot's own counts
+# The nuclei themselves know the composition best (seed 0: .86), better than deconvolution of the spot's own counts
 # (.73; per patient .10 [.05, .16] better, in all five). Expression is the dearer measurement, and where classes can be
 # seen it is the worse one. CPNN never sees the spot's nuclei when it is asked, only the statistics of its patch; told
-# by nuclei its weights reach .79, told by deconvolution .74, by both .80. Per patient `both` leads deconvolution by .10
+# by nuclei its weights reach .80, told by deconvolution .74, by both .80. Per patient `both` leads deconvolution by .10
 # [.02, .22], but in four of five, and with five patients no sign test goes below .06. `nuclei` alone leads by .09 [.00,
-# .21] on average and in no more than three of five. Told by the nuclei of other spots, it falls to .35. The truth
+# .21] on average and in no more than three of five. Told by the nuclei of other spots, it falls to .34. The truth
 # itself, as a tie, does not reach more than `both` (.77): what is missing is no longer what the weights are told, it is
 # what 96 statistics can see.
 #
@@ -274,18 +274,18 @@ for arm in ("nuclei", "contrastive", "random"):
     report(f"together.encoder_gain.{arm}", *margin.loc[f"encoder_{arm} over deconvolution", ["mean", "lo", "hi"]])
 
 # %% [markdown]
-# **For the genes joining buys nothing here.** Nuclei in place of deconvolution change the correlation by .002 [-.001,
-# .006], both together by .001 [-.002, .003], and even the planted composition only by .0015 [-.0005, .0040]. These
+# **For the genes joining buys nothing here.** Nuclei in place of deconvolution change the correlation by .002 [-.002,
+# .005], both together by .001 [-.002, .004], and even the planted composition only by .0015 [-.0005, .0040]. These
 # intervals are narrow, because with the same features and seed the arms are one network told different things: this
 # is less a lack of power than an answer. The weights became truer and the genes did not notice. Told the nuclei of
-# *other* spots it loses .019 [.010, .028] in all five patients: the tie is heard, there is only nothing left in it to
+# *other* spots it loses .020 [.009, .030] in all five patients: the tie is heard, there is only nothing left in it to
 # gain.
 #
 # What CPNN sees matters a little more, and not as one might hope. Against Part 2's statistics the contrastive encoder
-# loses .006 [.001, .012], and against the same network untaught .003 [.001, .006], that in all five patients: a small
+# loses .007 [.002, .013], and against the same network untaught .004 [.002, .007], that in all five patients: a small
 # harm of the kind that HESCAPE warns of, on one tissue and five patients, so no law. Its weights lose more: their
-# correlation with the planted composition is .58, beside .74 with the statistics, and lower in all five. The mean
-# features of nuclei lose .005 [.001, .010] for genes. A hundred statistics of a patch may hold fat and fibres, which a
+# correlation with the planted composition is .60, beside .74 with the statistics, and lower in all five. The mean
+# features of nuclei lose .004 [-.001, .008] for genes. A hundred statistics of a patch may hold fat and fibres, which a
 # list of nuclei does not.
 #
 # One caution. The taught encoder of each patient was trained on the pictures and the expression of the other seven,
