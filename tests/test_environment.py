@@ -169,3 +169,13 @@ def test_nothing_names_how_the_project_was_made():
             if top in ("runs", "data", "build", "tests") or (top[0] == "." and top not in (".ci", ".github")):
                 continue  # what a run, a build, or an environment (also that of the benchmarks) has put here
             assert not re.search(r"/(work|home|root|Users)/\w", path.read_text(errors="ignore")), path
+
+
+def test_only_small_files_that_belong_here_are_tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    tracked = [ROOT / name for name in listed.stdout.split("\0") if name]
+    large = [path.name for path in tracked if path.is_file() and path.stat().st_size > 1.5 * 2**20]
+    assert not large, f"{large} are over 1.5 MiB; data and outputs of runs stay out of the repository"
+    assert not [path for path in tracked if path.suffix in (".h5ad", ".h5", ".safetensors", ".zarr")]
