@@ -350,9 +350,9 @@ run.figure("stain_shared", fig)
 #
 # ## Slides and their bulk
 # A slide is a small piece of somebody new, cut into tiles, with the bulk expression of the very cells that it shows. A
-# tile becomes a row of its slide's bag: 96 numbers of stain and texture, until you put an encoder of your own there.
-# A type's share of the *molecules* is not its share of the *cells*: a plasma cell holds three times what a neutrophil
-# does. *Predict:* which colours grow from the first panel to the last?
+# tile becomes a row of its slide's bag: 118 numbers of stain, texture and dark blobs, until you put an encoder of your
+# own there. A type's share of the *molecules* is not its share of the *cells*: a plasma cell holds three times what a
+# neutrophil does. *Predict:* which colours grow from the first panel to the last?
 
 # %% tags=["copy-me"]
 from dataclasses import replace

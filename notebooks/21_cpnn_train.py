@@ -139,8 +139,9 @@ for name, bulk in bulks.items():
 # loss is the correlation of each gene over the spots of *one* section: what a patient or a laboratory adds to a whole
 # section can neither be seen in a patch nor scored, and must not be learned.
 #
-# Every model below is given the same 96 statistics of stain and texture of the patch around each spot, relative to its
-# section. They are kept in CLAM's layout, so features of your own encoder can take their place (`features_dir`).
+# Every model below is given the same 118 statistics of the patch around each spot: its stain, its texture, and the
+# number, size and shape of its dark blobs, which are mostly nuclei; all relative to the section. They are kept in
+# CLAM's layout, so features of your own encoder can take their place (`features_dir`).
 
 # %% tags=["copy-me"]
 from stpath_core import spot_cohorts

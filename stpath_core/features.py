@@ -1,7 +1,8 @@
-"""Features of H&E tiles that need no network: about a hundred statistics of stain and texture.
+"""Features of H&E tiles that need no network: about a hundred statistics of stain, texture and dark blobs.
 
 Cheap, deterministic and the same on every machine; the default where no pretrained encoder is at hand. They know
-nothing of nuclei or glands and are not invariant to stain: what a batch does to a stain, it does to them.
+nothing of glands and are not invariant to stain: what a batch does to a stain, it does to them. Nuclei they know as
+blobs of hematoxylin, and touching ones as one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of hematoxylin
 _GLASS = (0.04, 0.08)  # optical density below which a pixel is bare glass
 _CELLS = 4  # the tile is cut in 4 x 4 for what varies across it
 _AT_ONCE = 16  # tiles
+_SHAPES = ("log area", "log aspect", "hematoxylin", "unevenness", "eosin around", "filled")  # of each blob
+_SHARES = (15, 50, 85)  # quantiles of those over the blobs of a tile
+_SMALLEST_UM2 = 8.0  # what is smaller is no nucleus
+_COARSEST = 1.5  # um per pixel, above which a nucleus has too few pixels for a shape: its columns are 0
 
 
 def tile_features(tiles: np.ndarray, *, mpp: float) -> np.ndarray:
@@ -31,12 +36,13 @@ def tile_features(tiles: np.ndarray, *, mpp: float) -> np.ndarray:
 
     Of hematoxylin, eosin (Ruifrok and Johnston 2001, fixed axes) and total density: moments and quantiles; energy and
     correlation in five bands of scale; power by wavelength; autocorrelation by distance; direction; unevenness over
-    the tile; share of nuclei-dark and of bare pixels. Lengths are in um, so that mpp may differ between data sets.
+    the tile; share of nuclei-dark and of bare pixels; number, size, shape and stain of dark blobs. Lengths are in um,
+    so that mpp may differ between data sets.
 
     Examples
     --------
     >>> tile_features(np.full((2, 64, 64, 3), 230, np.uint8), mpp=1.0).shape
-    (2, 96)
+    (2, 118)
     """
     tiles = np.asarray(tiles)
     if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8 or min(tiles.shape[1:3]) < 32:
@@ -60,7 +66,8 @@ def feature_names() -> list[str]:
     names += [f"{c} {what}" for c in two for what in ("gradient", "coherence")]
     names += [f"{c} {what}" for c in two for what in ("cells SD", "cells min", "cells q25", "cells q75", "cells max")]
     names += [f"hematoxylin above {level}" for level in _LEVELS] + [f"density below {level}" for level in _GLASS]
-    return [*names, "dark spots"]
+    names += ["dark spots", *(f"blobs {shape} q{q}" for shape in _SHAPES for q in _SHARES)]
+    return [*names, "blobs", "blobs small and round", "blobs long", "blobs large"]
 
 
 def _features(tiles: np.ndarray, mpp: float) -> np.ndarray:
@@ -79,6 +86,7 @@ def _features(tiles: np.ndarray, mpp: float) -> np.ndarray:
     columns += [c for x in (h, e) for c in _unevenness(x)]
     columns += [(h > level).mean((1, 2)) for level in _LEVELS] + [(density < level).mean((1, 2)) for level in _GLASS]
     columns.append(_dark_spots(blurred[0], mpp))
+    columns += _blobs(blurred[0], blurred[1][3], h, mpp)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -151,3 +159,52 @@ def _dark_spots(blurred: list[np.ndarray], mpp: float) -> np.ndarray:
     size = max(3, 2 * round(2.5 / mpp) + 1)
     peaks = (band == ndi.maximum_filter(band, (1, size, size))) & (band > 0.05)
     return 1e3 * peaks.sum((1, 2)) / (band.shape[1] * band.shape[2] * mpp**2)
+
+
+def _blobs(blurred: list[np.ndarray], around: np.ndarray, h: np.ndarray, mpp: float) -> list[np.ndarray]:
+    """Quantiles of what dark blobs look like, then blobs per 1,000 um^2: all, and of three kinds; 0 where none is seen.
+
+    A blob is connected, darker than half the tile's darkest tenth and than its surroundings. blurred : levels of
+    hematoxylin h; around : eosin in a window wider than a nucleus.
+    """
+    n, height, width = h.shape
+    out = np.zeros((len(_SHAPES) * len(_SHARES) + 4, n))
+    if mpp > _COARSEST:
+        return list(out)
+    fine, surroundings = blurred[1], blurred[3]
+    dark = 0.5 * np.percentile(fine[:, ::2, ::2].reshape(n, -1), 90, axis=1)[:, None, None]
+    in_plane = np.zeros((3, 3, 3), bool)
+    in_plane[1] = ndi.generate_binary_structure(2, 1)
+    blob, found = ndi.label((fine > dark) & (fine > 1.05 * surroundings), structure=in_plane)
+    at = np.flatnonzero(blob)
+    label = blob.ravel()[at] - 1
+    tile, y, x = np.unravel_index(at, h.shape)
+    size = np.bincount(label, minlength=found)
+    shape = _shapes(label, size, y, x, h.ravel()[at], around.ravel()[at], mpp)  # (found, 6)
+    large = size * mpp**2 >= _SMALLEST_UM2
+    home = np.bincount(label, weights=tile, minlength=found) / np.maximum(size, 1)
+    per_area = 1e3 / (height * width * mpp**2)
+    for k in range(n):
+        mine = shape[large & (np.round(home) == k)]
+        if len(mine):
+            area, aspect = np.exp(mine[:, :2]).T
+            out[:-4, k] = np.percentile(mine, _SHARES, axis=0).T.ravel()
+            kinds = len(mine), ((area < 35) & (aspect < 1.4)).sum(), (aspect > 2.2).sum(), (area > 60).sum()
+            out[-4:, k] = per_area * np.array(kinds)
+    return list(out)
+
+
+def _shapes(label, size, y, x, h, eosin, mpp: float) -> np.ndarray:
+    """(blobs, 6) as `_SHAPES`, by the moments of each blob's pixels: label, y, x, h, eosin (pixels,), size (blobs,)."""
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(label, weights=values, minlength=len(size)) / size
+
+    my, mx, mh = mean(y), mean(x), mean(h)
+    yy, xx, yx = mean(y * y) - my**2 + 1 / 12, mean(x * x) - mx**2 + 1 / 12, mean(y * x) - my * mx
+    apart = np.hypot((yy - xx) / 2, yx)
+    long, short = (yy + xx) / 2 + apart, np.maximum((yy + xx) / 2 - apart, 1e-3)
+    uneven = np.sqrt(np.maximum(mean(h * h) - mh**2, 0)) / np.maximum(mh, 0.05)
+    filled = size / (4 * np.pi * np.sqrt(long * short))  # 1 for an ellipse
+    columns = np.log(size * mpp**2), np.log(long / short) / 2, mh, uneven, mean(eosin), np.log(np.maximum(filled, 0.05))
+    return np.stack(columns, axis=1)

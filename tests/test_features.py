@@ -86,3 +86,40 @@ def test_dark_spots_are_counted():
 def test_what_is_no_tile_is_refused(tiles, mpp, hint):
     with pytest.raises(InputError, match=hint):
         tile_features(tiles, mpp=mpp)
+
+
+def ellipses(centres: list[tuple[int, int]], long: float, short: float, size: int = 200) -> np.ndarray:
+    """Hematoxylin of dark ellipses on a pale ground, half axes in pixels."""
+    y, x = np.mgrid[:size, :size]
+    inside = [np.hypot((y - cy) / short, (x - cx) / long) < 1 for cy, cx in centres]
+    return np.where(np.any(inside, axis=0), 0.6, 0.05)
+
+
+def test_blobs_have_the_number_size_and_shape_that_were_painted():
+    centres = [(cy, cx) for cy in range(20, 200, 40) for cx in range(20, 200, 40)]  # 25, on a fifth of the tile
+    eosin = np.full((200, 200), 0.2)
+    round_, long = (painted(ellipses(centres, a, b), eosin) for a, b in ((5, 5), (15, 5)))
+    per_area = 1e3 / (200 * 0.5) ** 2
+    for name, tile, share in (("blobs", round_, 25), ("blobs small and round", round_, 25), ("blobs long", long, 25),
+                              ("blobs small and round", long, 0), ("blobs large", round_, 0)):  # fmt: skip
+        assert of(tile, name) == pytest.approx(share * per_area, rel=1e-3), name
+    for tile, half_axes in ((round_, (5, 5)), (long, (15, 5))):
+        rim = (half_axes[0] + 0.8) * (half_axes[1] + 0.8)  # what the blur adds, in pixels
+        assert np.exp(of(tile, "blobs log area q50")) == pytest.approx(np.pi * rim * 0.5**2, rel=0.1)
+        assert np.exp(of(tile, "blobs log aspect q50")) == pytest.approx(half_axes[0] / half_axes[1], rel=0.15)
+        assert of(tile, "blobs eosin around q50") == pytest.approx(0.2, abs=0.03)
+        assert of(tile, "blobs filled q50") == pytest.approx(0, abs=0.05)
+    pale = of(painted(0.5 * ellipses(centres, 5, 5), eosin), "blobs hematoxylin q50")
+    assert of(round_, "blobs hematoxylin q50") == pytest.approx(2 * pale, rel=0.1)
+
+
+def test_blobs_do_not_depend_on_resolution_and_are_0_where_none_can_be_seen():
+    centres = [(50, 50), (50, 150), (150, 100)]
+    fine = ellipses(centres, 12, 9)
+    half = fine.reshape(100, 2, 100, 2).mean((1, 3))
+    for name in ("blobs", "blobs log area q50", "blobs log aspect q50"):
+        tiles = painted(fine, fine), painted(half, half)
+        assert of(tiles[0], name, 0.5) == pytest.approx(of(tiles[1], name, 1.0), rel=0.12), name
+    columns = [name for name in feature_names() if name.startswith("blobs")]
+    assert not any(of(painted(half, half), name, 3.0) for name in columns)  # a pixel as large as a nucleus
+    assert not any(of(painted(0 * fine, fine), name) for name in columns)

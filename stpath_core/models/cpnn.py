@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stpath_core.errors import InputError
 from stpath_core.likelihoods import nb_log_likelihood
 from stpath_core.losses import gene_pearson_loss
-from stpath_core.models.expression_networks import trunk
+from stpath_core.models.expression_networks import DROPOUT, trunk
 
 PER = 1e4  # prototypes are kept as counts per 10,000, the unit of the target
 FLOOR = 1e-3  # of those, so that log L is finite
@@ -55,7 +55,7 @@ class CPNN(nn.Module):
         profiles: Tensor,
         *,
         widths: tuple[int, int] = (1024, 512),
-        dropout: float = 0.3,
+        dropout: float = DROPOUT,
         trainable: bool = True,
         correction: bool = True,
         level: bool = False,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stpath_core.spots import SpotTable
 
 NEIGHBOURS = 50  # of retrieval, as BLEEP
+DROPOUT = 0.5  # of the features and before the last layer, with prototypes and without: slides and spots are few
 
 
 class LinearHead(nn.Module):
@@ -38,13 +39,15 @@ class LinearHead(nn.Module):
 class NoPrototypes(nn.Module):
     """CPNN without prototypes: the same trunk, then straight to genes through a softplus (MOSBY's idea)."""
 
-    def __init__(self, features: int, genes: int, *, widths: tuple[int, int] = (1024, 512)) -> None:
+    def __init__(
+        self, features: int, genes: int, *, widths: tuple[int, int] = (1024, 512), dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
-        self.trunk = trunk(features, widths, level=True)
+        self.drop, self.trunk = nn.Dropout(dropout), trunk(features, widths, level=True)
         self.genes = nn.Linear(widths[1], genes)
 
     def forward(self, x: Tensor) -> Tensor:  # (n, d) -> (n, g), log1p of a positive rate
-        return F.softplus(self.genes(self.trunk(x))).log1p()
+        return F.softplus(self.genes(self.drop(self.trunk(self.drop(x))))).log1p()
 
 
 class TwoHeads(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stpath_core.errors import InputError
 from stpath_core.fit import fit, pick_device
-from stpath_core.models.expression_networks import trunk
+from stpath_core.models.expression_networks import DROPOUT, trunk
 
 AT_MOST = 4096  # patches of a slide that a step sees, drawn anew each time
 
@@ -44,7 +44,7 @@ class NoPrototypeBags(nn.Module):
     """CPNN without prototypes: the same trunk, then straight to genes, a softplus, mean over patches (as MOSBY)."""
 
     def __init__(
-        self, features: int, level: Tensor, *, widths: tuple[int, int] = (1024, 512), dropout: float = 0.3
+        self, features: int, level: Tensor, *, widths: tuple[int, int] = (1024, 512), dropout: float = DROPOUT
     ) -> None:
         super().__init__()
         self.drop, self.trunk = nn.Dropout(dropout), trunk(features, widths)
