@@ -156,6 +156,7 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
         (["fit", "{files}/nuclei.h5", "--profile", "huge"], "no profile 'huge'"),
         (["fit", "{files}/nuclei.h5", "--profile", "smoke", "--holdout", "s9"], "not in the data"),
         (["pack", "spots", "--to", "x.h5", "--data-dir", "tiles"], "are of nuclei"),
+        (["pack", "nuclei", "--to", "x.h5", "--most", "-1"], "--most is -1"),
         (["pack", "spots", "--to", "x.h5", "--dataset", "nobody"], "no finished run of 21_cpnn_train"),
     ],
 )
@@ -170,14 +171,45 @@ def test_what_cannot_be_done_is_said_in_one_line(files, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
+def finished(cache, name, key, kind, day):
+    """The folder of a run that is finished."""
+    folder = cache / "stages" / name / key
+    folder.mkdir(parents=True)
+    marker = {"run": f"2026-{name}-{kind}", "finished": f"2026-01-0{day}"}
+    (folder / "complete.json").write_text(json.dumps(marker))
+    return folder
+
+
 def test_the_newest_finished_run_of_a_data_set_is_packed(tmp_path, monkeypatch):
     monkeypatch.setenv("STPATH_CACHE", str(tmp_path))
     for key, data, day in (("a", "virtual", 1), ("b", "virtual", 2), ("c", "her2st", 3)):
-        folder = tmp_path / "stages" / "21_cpnn_train" / key
-        folder.mkdir(parents=True)
-        marker = {"run": f"2026-21_cpnn_train-{data}-cpu-s0", "finished": f"2026-01-0{day}"}
-        (folder / "complete.json").write_text(json.dumps(marker))
+        finished(tmp_path, "21_cpnn_train", key, f"{data}-cpu-s0", day)
     assert pack.newest("21_cpnn_train", "virtual").name == "b"
+
+
+def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monkeypatch):
+    """Spots are called the same in every virtual tissue, so a newer run of another seed would fit without a word."""
+    monkeypatch.setenv("STPATH_CACHE", str(tmp_path))
+    patches = np.random.default_rng(0).integers(0, 255, (120, 8, 8, 3)).astype(np.uint8)
+    tissues = {0: stage_files.cohort()[0], 1: stage_files.cohort()[0]}
+    tissues[1].layers["counts"] = tissues[1].layers["counts"][::-1].tocsr()
+    for seed, table in tissues.items():
+        table.obs["label"] = "gland"
+        table.write_h5ad(
+            finished(tmp_path, "30_gene_encoder", f"e{seed}", f"virtual-smoke-s{seed}-2", 2 + seed) / "spots.h5ad"
+        )
+    trained = finished(tmp_path, "31_contrastive_train", "t", "virtual-smoke-s0", 3)
+    shown = np.arange(119, -1, -2)
+    np.savez(trained / "pairs.npz", names=tissues[0].obs_names[shown].to_numpy(str), patches=patches[shown])
+    assert cli.main(["pack", "recognition", "--to", str(tmp_path / "x.h5")]) == cli.OK
+    stage = recognition_files.read_stage(tmp_path / "x.h5")
+    np.testing.assert_array_equal(stage.counts, tissues[0].layers["counts"].toarray()[shown])
+    np.testing.assert_array_equal(stage.pairs.image, patches[shown].transpose(0, 3, 1, 2))
+    (trained / "complete.json").write_text(
+        json.dumps({"run": "2026-31_contrastive_train-virtual-cpu-s0", "finished": "2026"})
+    )
+    with pytest.raises(InputError, match="no finished run of 30_gene_encoder on virtual beside"):
+        pack.pack_recognition(tmp_path / "y.h5", dataset="virtual")
 
 
 def test_threads_ahead_change_no_batch_and_no_training():
