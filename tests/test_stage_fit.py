@@ -145,6 +145,17 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
     assert sides["p0"]["gene"].shape == (len(stage.pairs), 20)
 
 
+def test_the_gene_encoder_of_real_tables_takes_twice_the_steps_as_in_notebook_30(files, tmp_path):
+    told = {}
+    for name in ("virtual", "her2st"):
+        path = tmp_path / f"{name}.h5"
+        path.write_bytes((files / "recognition.h5").read_bytes())
+        with h5py.File(path, "r+") as file:
+            file.attrs["dataset"] = name
+        told[name] = stage_fit.fit_stage(path, stage_fit.Options(profile="smoke", out=tmp_path, folds=1))["steps"]
+    assert told["her2st"] == [2 * told["virtual"][0], told["virtual"][1]]
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -153,6 +164,7 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
         (["fit", "{files}/nuclei.h5", "--steps", "0"], "steps is 0"),
         (["fit", "{files}/spots.h5", "--folds", "0"], "folds is 0"),
         (["fit", "{files}/nuclei.h5", "--workers", "-1"], "workers is -1"),
+        (["fit", "{files}/spots.h5", "--holdout", "p0"], "--holdout names sections of nuclei"),
         (["fit", "{files}/nuclei.h5", "--profile", "huge"], "no profile 'huge'"),
         (["fit", "{files}/nuclei.h5", "--profile", "smoke", "--holdout", "s9"], "not in the data"),
         (["pack", "spots", "--to", "x.h5", "--data-dir", "tiles"], "are of nuclei"),
