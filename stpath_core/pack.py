@@ -49,6 +49,9 @@ def pack_nuclei(to: Path, *, dataset: str, data_dir: str = "", mpp: float | None
     if most < 0 or most == 1:
         msg = f"--most is {most}; give 2 or more, of which some train and some are held out, or 0 for all"
         raise InputError(msg)
+    if not data_dir and not stages.find_notebook("10_nuclei_labels").serves(dataset):
+        msg = f"dataset={dataset} is not labelled by notebook 10; say where its images and masks lie: --data-dir FOLDER"
+        raise InputError(msg)
     stage = None if data_dir else newest("10_nuclei_labels", dataset) / "nuclei.h5"
     sections = nuclei.open_sections(dataset, stage=stage, data_dir=data_dir, mpp=mpp)
     known = registry()[dataset].holdout if data_dir else ()
@@ -101,6 +104,9 @@ def pack_spots(to: Path, *, dataset: str) -> None:
 
     from stpath_core.spot_files import write_spot_stage
 
+    if dataset == "slides":
+        msg = "slides are not packed: notebook 21 trains on them where they lie, stpath run 21 -p dataset=slides"
+        raise InputError(msg)
     trained = newest("21_cpnn_train", dataset)
     reference = newest("20_prototypes", dataset, beside=trained)
     prototypes = anndata.read_h5ad(reference / "prototypes_medium.h5ad").to_df()

@@ -169,6 +169,8 @@ def test_the_gene_encoder_of_real_tables_takes_twice_the_steps_as_in_notebook_30
         (["fit", "{files}/nuclei.h5", "--profile", "smoke", "--holdout", "s9"], "not in the data"),
         (["pack", "spots", "--to", "x.h5", "--data-dir", "tiles"], "are of nuclei"),
         (["pack", "nuclei", "--to", "x.h5", "--most", "-1"], "--most is -1"),
+        (["pack", "nuclei", "--to", "x.h5", "--dataset", "monuseg"], "--data-dir FOLDER"),
+        (["pack", "spots", "--to", "x.h5", "--dataset", "slides"], "slides are not packed"),
         (["pack", "spots", "--to", "x.h5", "--dataset", "nobody"], "no finished run of 21_cpnn_train"),
     ],
 )
