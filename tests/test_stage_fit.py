@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from PIL import Image
 from torch import nn
 
@@ -224,6 +225,26 @@ def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monke
     )
     with pytest.raises(InputError, match="no finished run of 30_gene_encoder on virtual beside"):
         pack.pack_recognition(tmp_path / "y.h5", dataset="virtual")
+
+
+def test_spots_are_packed_with_the_folds_and_the_prototypes_of_their_own_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("STPATH_CACHE", str(tmp_path))
+    table, profiles = stage_files.cohort()
+    for seed in (0, 1):
+        folder = finished(tmp_path, "20_prototypes", f"p{seed}", f"virtual-smoke-s{seed}", 2 + seed)
+        AnnData(profiles * (1 + np.arange(130) * seed)).write_h5ad(folder / "prototypes_medium.h5ad")
+    trained = finished(tmp_path, "21_cpnn_train", "t", "virtual-smoke-s0", 4)
+    splits = patient_folds(table.obs["patient"], 2)
+    told = AnnData(obs=table.obs.assign(fold=splits[1].astype(int)), var=table.var)
+    told.layers["target"] = np.where(np.arange(130) < 40, 0.0, np.nan) * np.ones((len(told), 1))
+    table.write_h5ad(trained / "cohort.h5ad")
+    told.write_h5ad(trained / "spots.h5ad")
+    assert cli.main(["pack", "spots", "--to", str(tmp_path / "x.h5")]) == cli.OK
+    for found, test in zip(read_spot_stage(tmp_path / "x.h5").folds, splits, strict=True):
+        wanted = spot_methods.make_fold(table, profiles, test, n_genes=40)
+        np.testing.assert_array_equal(found.test.xy_um, wanted.test.xy_um)
+        np.testing.assert_allclose(found.profiles, wanted.profiles)
+        assert found.test.target.shape[1] == 40
 
 
 def test_threads_ahead_change_no_batch_and_no_training():
