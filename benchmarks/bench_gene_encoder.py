@@ -37,7 +37,7 @@ def ours(counts: np.ndarray, patient: np.ndarray, train: np.ndarray, options: ar
     begun, used = time.perf_counter(), time.process_time()
     model, history = fit_gene_encoder(
         counts[train], patient[train], steps=options.steps, batch_size=options.batch_size, latent=10, seed=0,
-        device="cpu", kl_weight=1.0, lr=options.lr,
+        device="cpu", kl_weight=1.0, lr=options.lr, dropout=0.1, weight_decay=1e-4,  # dropout as theirs
     )  # fmt: skip
     seconds, cpu = time.perf_counter() - begun, time.process_time() - used
     epochs = len(history) / max(1, round(train.sum() / options.batch_size))

@@ -40,6 +40,7 @@ from stpath_core import stage_fit
 from stpath_core.io.files import atomic_path
 
 GOAL = 0.7
+LONGEST = 600  # seconds that a file may take in a process of its own
 SETTLE, RACE = 50, 200  # steps before the clock starts, and steps in all: multiples of what is read at once
 PACKAGES = ("torch", "timm", "numpy", "h5py", "safetensors", "scipy", "scikit-image", "scikit-learn")
 
@@ -273,9 +274,12 @@ def elsewhere(path: Path, words: list[str]) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "one.json"
         command = [sys.executable, __file__, *words, "--only", path.stem, "--out", str(out)]
-        code = subprocess.run(command, check=False, timeout=600).returncode
+        try:
+            ended = f"its process ended with {subprocess.run(command, check=False, timeout=LONGEST).returncode}"
+        except subprocess.TimeoutExpired:
+            ended = f"its process was not done after {LONGEST} s"
         if not out.is_file():
-            return [{"part": path.stem, "file": path.name, "not_measured": f"its process ended with {code}"}]
+            return [{"part": path.stem, "file": path.name, "not_measured": ended}]
         return json.loads(out.read_text())["rows"]
 
 

@@ -182,7 +182,7 @@ columns = ["median counts", "in no cell", "in a wrong cell", "nuclei missed", "r
 costs[columns].round(3)
 
 # %% [markdown]
-# Two things to take away. Cells that lie over one another, and molecules that drift, put about every fifth transcript
+# Two things to take away. Cells that lie over one another, and molecules that drift, put about every sixth transcript
 # into a wrong cell, and no quality score flags them.
 # And even with *every* effect off the correlation is far from 1: at sixty molecules per cell, counting noise alone
 # hides most of what a cell expresses. That ceiling is nobody's fault, and no method can pass it.

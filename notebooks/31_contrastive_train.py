@@ -140,9 +140,9 @@ for name, share in shared.items():
 # %% [markdown]
 # The white lines are the borders of patients. With principal components 99 % of the weight stays with the spot's own
 # patient: to such a target a spot of the same tissue in another patient is as wrong as any. The batch-agnostic side of
-# this short training is hardly better (98 %). The guided side gives 11 % of the weight away, where chance would give
-# 85 %: it was told which spots of which patients are of one class. Remember it when the arms are compared:
-# "batch-agnostic" is what the side was meant to be, not what it is.
+# this short training is no better, and even the guided side, which was told which spots of which patients are of one
+# class, gives 2 % of the weight away, where chance would give 85 %. Remember it when the arms are compared:
+# "batch-agnostic" is what a side was meant to be, not what it is.
 #
 # ## Train: every target on two sides
 # One patient is held out. Each of the four targets is trained with raw principal components and with the

@@ -165,9 +165,10 @@ for column, who in zip(axes.T, shown, strict=True):
 run.figure("maps", figure)
 
 # %% [markdown]
-# Raw CLIP's map of p0 is speckled with immune infiltrate; the guided arm's is smoother, although no map smooths
-# anything, and 8 of its 17 errors there are cancer taken for connective tissue. On p1 both take connective
-# tissue for glands, raw CLIP more often (17 and 9 of 38 spots). On p2 the guided arm errs more (26 and 32 spots).
+# Count in the maps. Raw CLIP's map of p0 is speckled with immune infiltrate; the guided arm's is smoother, although no
+# map smooths anything, and 5 of its 16 errors there are cancer taken for connective tissue. On p1 both take connective
+# tissue for glands, raw CLIP more often (17 and 10 of 38 spots); the guided arm takes 12 more for cancer in situ. On p2
+# the guided arm errs less (18 spots, raw CLIP 26).
 #
 # ## Who is taken for whom?
 
@@ -183,10 +184,10 @@ run.figure("confusion", figure)
 
 # %% [markdown]
 # Connective tissue gains (.68 to .82 of its spots) and so does cancer (.85 to .93); immune (.87 to .81) loses a little,
-# adipose (.72 to .69) a spot. Three of 20 glands are found, none before (the untrained network names 9 of them), and
-# cancer in situ is named in 11 of 23 spots before and 2 after. **So the guided arm's macro-F1 is only a little higher**
-# (.59 against .53, pooled), and lower than that of the untrained network (.64): two rare classes of some twenty spots
-# weigh a third.
+# adipose (.72 to .69) a spot. Three of 20 glands are found, none before (the untrained network, not drawn here, names 9
+# of them: `predictions.csv` of notebook 32), and cancer in situ is named in 11 of 23 spots before and 2 after. **So the
+# guided arm's macro-F1 is only a little higher** (notebook 32: .59 against .53, pooled), and lower than that of the
+# untrained network (.64): two rare classes of some twenty spots weigh a third.
 #
 # ## Where does it look?
 # The network on patches of notebook 31 has never seen a label. For patches of its held-out patient we ask how well

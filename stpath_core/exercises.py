@@ -35,7 +35,7 @@ def check_answer(name: str, variables: Mapping[str, Any], *rules: Rule) -> None:
     share: right
     """
     answer = variables.get(name)
-    if answer is None or answer is ... or (hasattr(answer, "__len__") and not len(answer)):
+    if answer is None or answer is ... or _empty(answer):
         said = "not done yet"
     else:
         broken = [hint for test, hint in rules if not _holds(test, answer)]
@@ -87,6 +87,13 @@ def _plain(answer: Any, *, digits: int) -> str:
     if hasattr(answer, "__iter__"):
         return ", ".join(_plain(one, digits=digits) for one in answer)
     return f"{round(float(answer), digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
+
+
+def _empty(answer: Any) -> bool:
+    try:
+        return not len(answer)
+    except Exception:  # a number, a tensor without a side, a class
+        return False
 
 
 def _holds(test: Callable[[Any], Any], answer: Any) -> bool:

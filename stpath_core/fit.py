@@ -261,8 +261,12 @@ def _taken_up(meta: dict[str, Any], tensors: dict[str, Tensor], model, optimiser
     part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
     model.load_state_dict(part("model."))
     state: dict[int, dict[str, Tensor]] = {}
+    params = [p for group in optimiser.param_groups for p in group["params"]]
     for key, value in part("adam.").items():
         i, name = key.split(".")
+        p = params[int(i)]
+        if value.shape == p.shape:  # in memory as its parameter, whose layout the file does not keep: see `ranks`
+            value = torch.empty_like(p, requires_grad=False).copy_(value)
         state.setdefault(int(i), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     device = next(model.parameters()).device

@@ -112,8 +112,8 @@ def tell(found: Contents, folder: Path, *, say: Callable[[str], None]) -> None:
 def write(to: str | Path, *, say: Callable[[str], None] = print) -> Path:
     """Write the bundle to the folder `to`, whole or not at all. An older bundle there is replaced.
 
-    Raises InputError for a folder that holds something else, and what `find` and `tell` refuse; StpathError when pip
-    cannot get a wheel.
+    Raises InputError for a folder that holds something else, and what `find` and `tell` refuse; StpathError when git
+    cannot pack the commit or pip cannot get a wheel.
     """
     folder = Path(to).expanduser().resolve()
     check_folder(folder)
@@ -124,7 +124,9 @@ def write(to: str | Path, *, say: Callable[[str], None] = print) -> Path:
     tell(found, folder, say=say)
     with atomic_folder(folder) as aside:
         words = ["git", "archive", "--format=tar.gz", f"--output={aside / 'project.tar.gz'}", found.revision]
-        subprocess.run(words, cwd=stages.home(), check=True)
+        if subprocess.run(words, cwd=stages.home(), check=False).returncode:
+            msg = "git could not pack the last commit: it says above why, and nothing was written"
+            raise StpathError(msg)
         teach.write(["all"], aside / "course", versions=(teach.student,), say=lambda _: None)
         if found.book:
             shutil.copytree(found.book, aside / "book")

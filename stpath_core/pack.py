@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io as bytes_io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,28 @@ from stpath_core.data import NucleiSection, write_nuclei_stage
 from stpath_core.errors import InputError
 
 
-def newest(name: str, dataset: str) -> Path:
-    """The folder of the last finished run of a notebook on a data set; InputError where there is none."""
+def newest(name: str, dataset: str, *, beside: Path | None = None) -> Path:
+    """The folder of the last finished run of a notebook on a data set; InputError where there is none.
+
+    beside : the folder of another notebook's run. Only runs of its profile and seed will do: patients and spots have
+    the same names in every virtual tissue, so files of two tissues would fit together without a word.
+    """
+    wanted = "" if beside is None else _kind(beside, dataset)
     found = []
     for folder in (stages.cache_folder() / "stages" / name).glob("*"):
         marker = stages.read_marker(folder)
-        if marker and f"-{name}-{dataset}-" in marker["run"]:
+        if marker and f"-{name}-{dataset}-" in marker["run"] and wanted in ("", _kind(folder, dataset)):
             found.append((marker["finished"], folder))
     if not found:
-        msg = f"no finished run of {name} on {dataset} lies in {stages.cache_folder()}; make one: stpath run {name[:2]}"
+        which = f"{name} on {dataset}" + (f" beside that of {beside.parent.name} ({wanted})" if beside else "")
+        msg = f"no finished run of {which} lies in {stages.cache_folder()}; make one: stpath run {name[:2]}"
         raise InputError(msg + ("" if dataset == "virtual" else f" -p dataset={dataset} -p data_dir=FOLDER"))
     return max(found)[1]
+
+
+def _kind(stage: Path, dataset: str) -> str:
+    """Profile and seed of a finished run, as its name says them: cpu-s0 (a number behind is of runs in one second)."""
+    return re.sub(r"(-s-?\d+)-\d+$", r"\1", stages.read_marker(stage)["run"].rpartition(f"-{dataset}-")[2])
 
 
 def pack_nuclei(to: Path, *, dataset: str, data_dir: str = "", mpp: float | None = None, most: int = 0) -> None:
@@ -34,13 +46,20 @@ def pack_nuclei(to: Path, *, dataset: str, data_dir: str = "", mpp: float | None
     from stpath_core.io import registry
     from stpath_core.tissue.cell_types import SUPER_CLASSES
 
+    if most < 0 or most == 1:
+        msg = f"--most is {most}; give 2 or more, of which some train and some are held out, or 0 for all"
+        raise InputError(msg)
+    if not data_dir and not stages.find_notebook("10_nuclei_labels").serves(dataset):
+        msg = f"dataset={dataset} is not labelled by notebook 10; say where its images and masks lie: --data-dir FOLDER"
+        raise InputError(msg)
     stage = None if data_dir else newest("10_nuclei_labels", dataset) / "nuclei.h5"
     sections = nuclei.open_sections(dataset, stage=stage, data_dir=data_dir, mpp=mpp)
     known = registry()[dataset].holdout if data_dir else ()
     held = [s for s in sections if s.name in known or (not data_dir and s.organ in evaluate.UNSEEN_ORGANS)]
     others = [s for s in sections if s not in held]
     if most:
-        held, others = _spread(held, max(1, most // 3)), _spread(others, most - max(1, most // 3))
+        held = _spread(held, max(1, most // 3))
+        others = _spread(others, most - len(held))
     pictures = _pictures(data_dir, dataset)
     write_nuclei_stage(
         to, others + held, dataset=dataset, classes=SUPER_CLASSES, holdout=[s.name for s in held], pictures=pictures
@@ -85,13 +104,17 @@ def pack_spots(to: Path, *, dataset: str) -> None:
 
     from stpath_core.spot_files import write_spot_stage
 
+    if dataset == "slides":
+        msg = "slides are not packed: notebook 21 trains on them where they lie, stpath run 21 -p dataset=slides"
+        raise InputError(msg)
     trained = newest("21_cpnn_train", dataset)
-    reference = anndata.read_h5ad(newest("20_prototypes", dataset) / "prototypes_medium.h5ad").to_df()
+    reference = newest("20_prototypes", dataset, beside=trained)
+    prototypes = anndata.read_h5ad(reference / "prototypes_medium.h5ad").to_df()
     cohort, told = (anndata.read_h5ad(trained / f"{name}.h5ad") for name in ("cohort", "spots"))
     fold = told.obs["fold"].to_numpy()
     splits = [fold == k for k in np.unique(fold)]
     measured = ~np.isnan(np.asarray(told.layers["target"][splits[0]])).all(0)
-    write_spot_stage(to, cohort, reference, splits, dataset=dataset, n_genes=int(measured.sum()))
+    write_spot_stage(to, cohort, prototypes, splits, dataset=dataset, n_genes=int(measured.sum()))
 
 
 def pack_recognition(to: Path, *, dataset: str) -> None:
@@ -103,10 +126,11 @@ def pack_recognition(to: Path, *, dataset: str) -> None:
     from stpath_core.gene_encoding import highly_variable
     from stpath_core.recognition_files import write_stage
 
-    encoded = newest("30_gene_encoder", dataset)
+    trained = newest("31_contrastive_train", dataset)
+    encoded = newest("30_gene_encoder", dataset, beside=trained)
     spots = anndata.read_h5ad(encoded / "spots.h5ad")
     genes = _genes(encoded, dataset)
-    with np.load(newest("31_contrastive_train", dataset) / "pairs.npz") as kept:
+    with np.load(trained / "pairs.npz") as kept:
         names, patches = kept["names"], kept["patches"]
     rows = spots.obs_names.get_indexer(names)
     if (rows < 0).any():
@@ -125,7 +149,7 @@ def pack_recognition(to: Path, *, dataset: str) -> None:
 
 def _genes(stage: Path, dataset: str) -> int:
     """How many genes notebook 30 reads at the profile of a run; on real tables twice as many, as it says there."""
-    profile = stages.read_marker(stage)["run"].split(f"-{dataset}-")[1].rpartition("-s")[0]
+    profile = _kind(stage, dataset).rpartition("-s")[0]
     return stages.find_notebook("30_gene_encoder").resolve({"profile": profile})["genes"] * (1 + (dataset != "virtual"))
 
 

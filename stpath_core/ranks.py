@@ -93,7 +93,8 @@ def alike(model: nn.Module) -> None:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """The mean over processes of every gradient, in one message."""
+    """The mean over processes of every gradient, in one message. Each lies in memory as its parameter does: a fused
+    optimiser goes through both as they lie."""
     given = [p for p in model.parameters() if p.requires_grad]
     if world() == 1 or not given:
         return
@@ -101,7 +102,7 @@ def average_gradients(model: nn.Module) -> None:
     dist.all_reduce(flat)
     flat /= world()
     for p, mean in zip(given, flat.split([p.numel() for p in given]), strict=True):
-        p.grad = mean.view_as(p).to(p.dtype).contiguous(memory_format=torch.preserve_format)
+        p.grad = torch.empty_like(p, requires_grad=False).copy_(mean.view_as(p))
 
 
 def average_buffers(model: nn.Module) -> None:

@@ -94,6 +94,9 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
         if value is not None and value < least:
             msg = f"{name} is {value}; at least {least} is needed"
             raise InputError(msg)
+    if options.holdout and schema != "stpath.nuclei/1":
+        msg = f"--holdout names sections of nuclei; {path.name} has schema {schema!r}, whose folds stand in the file"
+        raise InputError(msg)
     with ranks.together(pick_device(options.device)) as device:
         silent = {"progress": lambda label: iter} if ranks.rank() else {}
         given = Options(**{**vars(options), "device": str(device), **silent})
@@ -271,7 +274,8 @@ def fit_recognition(path: Path, o: Options) -> dict[str, Any]:
 
     stage = recognition_files.read_stage(path)
     genes, v = o.values("30_gene_encoder"), o.values("31_contrastive_train")
-    learn = {name: genes[name] for name in ("batch_size", "latent", "kl_weight")} | {"steps": o.steps or genes["steps"]}
+    learn = {name: genes[name] for name in ("batch_size", "latent", "kl_weight")}
+    learn["steps"] = o.steps or genes["steps"] * (1 + (stage.dataset != "virtual"))  # real tables as in notebook 30
     settings = recognition.Settings(
         steps=o.steps or v["patch_steps"], batch_size=min(v["batch_size"], 128), encoder=v["encoder"],
         encoder_args=json.loads(v["encoder_args"]), device=o.device,

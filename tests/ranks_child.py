@@ -54,6 +54,15 @@ def contrast():
     return recognition.train(pairs, rng.normal(size=(40, 3)), np.arange(40), settings=settings)
 
 
+def convolutions():
+    """Weights lie channels last, and the optimiser is fused, as on a GPU: gradients must lie as the weights do."""
+    torch.manual_seed(ranks.rank())
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 1, 3))
+    images_at = lambda step: torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))  # noqa: E731
+    loss = lambda net, x: {"loss": (net(x) - x[:, :1, 2:-2, 2:-2]).square().mean()}  # noqa: E731
+    return model, fit(model, loss, images_at, steps=12, lr=0.02, fused=True)
+
+
 def discs():
     """The nuclei network, whose batch normalisation sees a share here: alike in all processes, not like one."""
     small = {"out_indices": [0, 1], "channels": [8, 8, 16, 16], "stem_width": 8}
@@ -64,7 +73,7 @@ def discs():
 if __name__ == "__main__":
     with ranks.together(pick_device("cpu")):
         kept = {}
-        for work in (mean_of_rows, contrast, discs):
+        for work in (mean_of_rows, contrast, convolutions, discs):
             model, history = work()
             state = {
                 f"{work.__name__}.{k}": v.detach().float().contiguous().clone() for k, v in model.state_dict().items()

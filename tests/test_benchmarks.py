@@ -123,6 +123,9 @@ def test_after_an_error_of_the_card_a_file_gets_a_process_of_its_own(tmp_path, m
     assert [row["part"] for row in gpu.elsewhere(tmp_path / "spots.h5", words)] == ["CPNN"]
     monkeypatch.setattr(gpu.sys, "executable", "false")
     assert "ended with 1" in gpu.elsewhere(tmp_path / "spots.h5", words)[0]["not_measured"]
+    monkeypatch.undo()
+    monkeypatch.setattr(gpu, "LONGEST", 0.1)
+    assert "not done after" in gpu.elsewhere(tmp_path / "spots.h5", words)[0]["not_measured"]
 
 
 def test_the_clock_counts_steps_after_the_first_ones(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+import torch
 
 from conftest import ROOT
 from stpath_core import pairing, stages, teach
@@ -42,7 +43,22 @@ def test_the_hint_of_the_first_broken_rule_is_told_and_a_whole_answer_is_right(c
         assert said(capsys, "x", {"x": answer}, *rules) == f"x: {told}\n"
 
 
-@pytest.mark.parametrize("answer", [object(), "no", 3, [1, 2], {"a": "b"}, np.zeros(3), pd.DataFrame({"a": [1]}), len])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        object(),
+        "no",
+        3,
+        [1, 2],
+        {"a": "b"},
+        np.zeros(3),
+        np.array(3.0),
+        torch.tensor(3.0),
+        pd.DataFrame({"a": [1]}),
+        len,
+        list,
+    ],
+)
 def test_no_answer_stops_the_notebook(capsys, answer):
     for rule in (named("a", "b"), RISES, (sealed(seal(4)), "count again")):
         assert said(capsys, "x", {"x": answer}, rule) == f"x: not yet: {rule[1]}\n"

@@ -1,5 +1,6 @@
 """The training loop: a resumed run equals an uninterrupted one, the best weights win, bad input is refused."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
@@ -66,6 +67,23 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     for a, b in zip(whole.state_dict().values(), fresh.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert not state.exists()
+
+
+def test_a_fused_run_of_convolutions_is_resumed_as_it_was_left(tmp_path):
+    """Weights of convolutions lie channels last; fused steps go through moments and weights as they lie."""
+    convolutions = lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3))  # noqa: E731
+    image_at = lambda step: torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))  # noqa: E731
+    loss = lambda model, x: {"loss": (model(x) - x[:, :1, 2:-2, 2:-2]).square().mean()}  # noqa: E731
+    torch.manual_seed(0)
+    whole, resume = convolutions(), {"resume": tmp_path / "resume.safetensors", "save_every": 5}
+    cut = deepcopy(whole)
+    expected = fit(whole, loss, image_at, steps=10, fused=True)
+    with pytest.raises(Stop):
+        fit(cut, loss, image_at, steps=10, fused=True, hook=stop_at(7), **resume)
+    fresh = convolutions()
+    assert fit(fresh, loss, image_at, steps=10, fused=True, **resume) == expected
+    for a, b in zip(whole.state_dict().values(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_weights_of_the_best_validation_are_kept_and_patience_ends_the_run():

@@ -33,7 +33,7 @@ def test_two_processes_are_one_within_rounding(tmp_path):
     with safe_open(tmp_path / "two.safetensors", "pt") as file:
         assert file.metadata()["processes"] == "2"
     two = load_file(tmp_path / "two.safetensors")
-    for work in (ranks_child.mean_of_rows, ranks_child.contrast):
+    for work in (ranks_child.mean_of_rows, ranks_child.contrast, ranks_child.convolutions):
         model, history = work()
         losses = torch.tensor([r["loss"] for r in history])
         assert losses[-1] < losses[0]

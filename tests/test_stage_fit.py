@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from PIL import Image
 from torch import nn
 
@@ -145,6 +146,17 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
     assert sides["p0"]["gene"].shape == (len(stage.pairs), 20)
 
 
+def test_the_gene_encoder_of_real_tables_takes_twice_the_steps_as_in_notebook_30(files, tmp_path):
+    told = {}
+    for name in ("virtual", "her2st"):
+        path = tmp_path / f"{name}.h5"
+        path.write_bytes((files / "recognition.h5").read_bytes())
+        with h5py.File(path, "r+") as file:
+            file.attrs["dataset"] = name
+        told[name] = stage_fit.fit_stage(path, stage_fit.Options(profile="smoke", out=tmp_path, folds=1))["steps"]
+    assert told["her2st"] == [2 * told["virtual"][0], told["virtual"][1]]
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
@@ -153,9 +165,13 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
         (["fit", "{files}/nuclei.h5", "--steps", "0"], "steps is 0"),
         (["fit", "{files}/spots.h5", "--folds", "0"], "folds is 0"),
         (["fit", "{files}/nuclei.h5", "--workers", "-1"], "workers is -1"),
+        (["fit", "{files}/spots.h5", "--holdout", "p0"], "--holdout names sections of nuclei"),
         (["fit", "{files}/nuclei.h5", "--profile", "huge"], "no profile 'huge'"),
         (["fit", "{files}/nuclei.h5", "--profile", "smoke", "--holdout", "s9"], "not in the data"),
         (["pack", "spots", "--to", "x.h5", "--data-dir", "tiles"], "are of nuclei"),
+        (["pack", "nuclei", "--to", "x.h5", "--most", "-1"], "--most is -1"),
+        (["pack", "nuclei", "--to", "x.h5", "--dataset", "monuseg"], "--data-dir FOLDER"),
+        (["pack", "spots", "--to", "x.h5", "--dataset", "slides"], "slides are not packed"),
         (["pack", "spots", "--to", "x.h5", "--dataset", "nobody"], "no finished run of 21_cpnn_train"),
     ],
 )
@@ -170,14 +186,65 @@ def test_what_cannot_be_done_is_said_in_one_line(files, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
+def finished(cache, name, key, kind, day):
+    """The folder of a run that is finished."""
+    folder = cache / "stages" / name / key
+    folder.mkdir(parents=True)
+    marker = {"run": f"2026-{name}-{kind}", "finished": f"2026-01-0{day}"}
+    (folder / "complete.json").write_text(json.dumps(marker))
+    return folder
+
+
 def test_the_newest_finished_run_of_a_data_set_is_packed(tmp_path, monkeypatch):
     monkeypatch.setenv("STPATH_CACHE", str(tmp_path))
     for key, data, day in (("a", "virtual", 1), ("b", "virtual", 2), ("c", "her2st", 3)):
-        folder = tmp_path / "stages" / "21_cpnn_train" / key
-        folder.mkdir(parents=True)
-        marker = {"run": f"2026-21_cpnn_train-{data}-cpu-s0", "finished": f"2026-01-0{day}"}
-        (folder / "complete.json").write_text(json.dumps(marker))
+        finished(tmp_path, "21_cpnn_train", key, f"{data}-cpu-s0", day)
     assert pack.newest("21_cpnn_train", "virtual").name == "b"
+
+
+def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monkeypatch):
+    """Spots are called the same in every virtual tissue, so a newer run of another seed would fit without a word."""
+    monkeypatch.setenv("STPATH_CACHE", str(tmp_path))
+    patches = np.random.default_rng(0).integers(0, 255, (120, 8, 8, 3)).astype(np.uint8)
+    tissues = {0: stage_files.cohort()[0], 1: stage_files.cohort()[0]}
+    tissues[1].layers["counts"] = tissues[1].layers["counts"][::-1].tocsr()
+    for seed, table in tissues.items():
+        table.obs["label"] = "gland"
+        table.write_h5ad(
+            finished(tmp_path, "30_gene_encoder", f"e{seed}", f"virtual-smoke-s{seed}-2", 2 + seed) / "spots.h5ad"
+        )
+    trained = finished(tmp_path, "31_contrastive_train", "t", "virtual-smoke-s0", 3)
+    shown = np.arange(119, -1, -2)
+    np.savez(trained / "pairs.npz", names=tissues[0].obs_names[shown].to_numpy(str), patches=patches[shown])
+    assert cli.main(["pack", "recognition", "--to", str(tmp_path / "x.h5")]) == cli.OK
+    stage = recognition_files.read_stage(tmp_path / "x.h5")
+    np.testing.assert_array_equal(stage.counts, tissues[0].layers["counts"].toarray()[shown])
+    np.testing.assert_array_equal(stage.pairs.image, patches[shown].transpose(0, 3, 1, 2))
+    (trained / "complete.json").write_text(
+        json.dumps({"run": "2026-31_contrastive_train-virtual-cpu-s0", "finished": "2026"})
+    )
+    with pytest.raises(InputError, match="no finished run of 30_gene_encoder on virtual beside"):
+        pack.pack_recognition(tmp_path / "y.h5", dataset="virtual")
+
+
+def test_spots_are_packed_with_the_folds_and_the_prototypes_of_their_own_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("STPATH_CACHE", str(tmp_path))
+    table, profiles = stage_files.cohort()
+    for seed in (0, 1):
+        folder = finished(tmp_path, "20_prototypes", f"p{seed}", f"virtual-smoke-s{seed}", 2 + seed)
+        AnnData(profiles * (1 + np.arange(130) * seed)).write_h5ad(folder / "prototypes_medium.h5ad")
+    trained = finished(tmp_path, "21_cpnn_train", "t", "virtual-smoke-s0", 4)
+    splits = patient_folds(table.obs["patient"], 2)
+    told = AnnData(obs=table.obs.assign(fold=splits[1].astype(int)), var=table.var)
+    told.layers["target"] = np.where(np.arange(130) < 40, 0.0, np.nan) * np.ones((len(told), 1))
+    table.write_h5ad(trained / "cohort.h5ad")
+    told.write_h5ad(trained / "spots.h5ad")
+    assert cli.main(["pack", "spots", "--to", str(tmp_path / "x.h5")]) == cli.OK
+    for found, test in zip(read_spot_stage(tmp_path / "x.h5").folds, splits, strict=True):
+        wanted = spot_methods.make_fold(table, profiles, test, n_genes=40)
+        np.testing.assert_array_equal(found.test.xy_um, wanted.test.xy_um)
+        np.testing.assert_allclose(found.profiles, wanted.profiles)
+        assert found.test.target.shape[1] == 40
 
 
 def test_threads_ahead_change_no_batch_and_no_training():
