@@ -30,7 +30,9 @@ def test_negative_binomial_is_scipys_wherever_float32_can_tell(rows):
     x, mean, theta = (v.double().numpy() for v in (counts, log_mean.double().exp(), log_theta.double().exp()))
     terms = special.gammaln(x + np.minimum(theta, lk.LARGE_THETA)) + special.gammaln(x + 1) + 20 * x + mean + 20
     found = lk.nb_log_likelihood(counts, log_mean, log_theta).numpy()
-    expected = stats.nbinom.logpmf(x, theta, theta / (theta + mean))  # beyond these ranges it is scipy that loses digits
+    expected = stats.nbinom.logpmf(
+        x, theta, theta / (theta + mean)
+    )  # beyond these ranges it is scipy that loses digits
     assert (np.abs(found - expected) <= 4 * EPS * terms).all()
 
 
@@ -76,7 +78,7 @@ def test_likelihoods_and_their_gradients_are_finite_in_float32(rows):
     counts, *inputs = columns(rows)
     for value in inputs:
         value.requires_grad_()
-    log_mean, log_theta, logit = inputs
+    log_mean, log_theta, _ = inputs
     found = lk.nb_log_likelihood(counts, log_mean, log_theta), lk.zinb_log_likelihood(counts, *inputs)
     table = lk.nb_count_term(lk.count_table(counts), log_theta.exp())
     for value, of in ((found[0], inputs[:2]), (found[1], inputs), (table, [log_theta])):

@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 import yaml
 from IPython.core.formatters import DisplayFormatter
+from safetensors.numpy import save_file
 
 from conftest import ROOT
-from stpath_core import checklist, cli, comparison, manifest, record
+from stpath_core import checklist, checks, cli, comparison, manifest, predict, record
+from stpath_core.errors import InputError
 from stpath_core.io import Section
+from stpath_core.models.contrastive import PatchEncoder
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"><a href="javascript:alert(3)">x</a>'
 CODE = "open('HACKED', 'w').close()"
@@ -102,6 +105,35 @@ def test_a_grid_names_notebooks_of_the_project_and_nothing_else(home, tmp_path, 
         return
     assert stpath("sweep", "b.yaml") == cli.USAGE
     assert not hacked(tmp_path)
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path):
+    """Where torch and the hub would keep what they fetch."""
+    for name in ("TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "fetched"))
+    (tmp_path / "a.pth").write_bytes(b"weights")
+    return tmp_path
+
+
+@pytest.mark.parametrize("option", checks.PLACES)
+def test_an_encoder_opens_fetches_and_writes_nothing_that_a_stranger_names(home, downloads, capsys, option):
+    """`timm.create_model` would, while the grid is still being planned, and when a checkpoint is read."""
+    home.add("10_one", parameters="encoder: str = 'resnet10t'  # of timm\nencoder_args: str = '{}'  # JSON")
+    address = {"url": (downloads / "a.pth").as_uri(), "hf_hub_id": None}
+    values = {"pretrained_cfg_overlay": address, "pretrained_cfg": address, "pretrained": True,
+              "cache_dir": str(downloads / "cache"), "checkpoint_path": str(downloads / "a.pth")}  # fmt: skip
+    whole = json.dumps(values if option in ("cache_dir", "pretrained") else {option: values[option]})
+    (downloads / "b.yaml").write_text(yaml.safe_dump({"notebooks": [10], "grid": {"encoder_args": [whole]}}))
+    before = set(downloads.rglob("*"))
+    assert stpath("sweep", "b.yaml") == stpath("run", "10", "-p", f"encoder_args={whole}") == cli.USAGE
+    assert capsys.readouterr().err.count("name files or addresses") == 2
+    about = {"schema": predict.SCHEMA, "model": {"encoder": "resnet10t", "encoder_args": json.loads(whole)}}
+    save_file({"a": np.zeros(1, "f4")}, downloads / "c.safetensors", {"stpath": json.dumps(about)})
+    for call in (lambda: predict.load(downloads / "c.safetensors"), lambda: PatchEncoder(args=json.loads(whole))):
+        with pytest.raises(InputError, match="name files or addresses"):
+            call()
+    assert set(downloads.rglob("*")) - before == {downloads / "c.safetensors"}
 
 
 def test_points_of_a_grid_stay_in_its_folder(home, tmp_path):
