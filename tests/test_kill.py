@@ -64,6 +64,19 @@ for i in range(150):
 )
 
 
+FILLS = (
+    HEAD
+    + """
+from stpath_core.io.files import atomic_folder
+
+for _ in range(200):
+    with atomic_folder(sys.argv[1]) as aside:
+        for name in "abc":
+            (aside / name).write_text(sys.argv[2])
+"""
+)
+
+
 def child(program, *words):
     return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], stdout=subprocess.PIPE, text=True)
 
@@ -139,6 +152,15 @@ def test_two_processes_that_write_one_file_leave_one_of_both(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
     for w in writers:
         w.stdout.close()
+
+
+def test_two_processes_that_replace_one_folder_leave_one_of_both_whole(tmp_path):
+    path = tmp_path / "stage"
+    fillers = [child(FILLS, path, who) for who in (1, 2)]
+    assert [f.communicate()[0] for f in fillers] == ["", ""]
+    assert [f.returncode for f in fillers] == [0, 0]
+    assert {(p.name, p.read_text()) for p in path.iterdir()} in [{(n, w) for n in "abc"} for w in "12"]
+    assert [p.name for p in tmp_path.iterdir()] == ["stage"]
 
 
 def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(toys):

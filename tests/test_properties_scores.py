@@ -18,7 +18,7 @@ from stpath_core import expression as ex
 SOME = settings(max_examples=60)
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
 PAIRS = st.integers(2, 30).flatmap(lambda n: arrays(np.float32, (2, n, 3), elements=st.one_of(
-    st.integers(0, 4), st.floats(-30, 30, width=16))))  # fmt: skip
+    st.integers(0, 4), st.just(0.1), st.floats(-30, 30, width=16))))  # fmt: skip
 maps = arrays(np.int32, (2, 6, 7), elements=st.integers(0, 5))
 places = arrays(float, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(0, 30))
 words = st.sampled_from(["tumour", "immune", "fat", "gland"])
@@ -121,6 +121,7 @@ def test_mixing_keeps_to_its_bounds_wherever_the_points_lie(drawn):
     k = len(np.unique(group))
     each = mixing.lisi(x, group)
     assert ((each > 1 - 1e-9) & (each < k + 1e-9)).all()
+    np.testing.assert_allclose(mixing.lisi(x, np.full(len(x), "a")), 1)
     assert -1e-9 <= mixing.ilisi(x, group) <= 1 + 1e-9
     assert mixing.ilisi(x, group) + mixing.clisi(x, group) == pytest.approx(1)
     assert 0 < mixing.graph_connectivity(x, group) <= 1

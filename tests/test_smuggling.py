@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -102,6 +103,9 @@ def test_a_grid_names_notebooks_of_the_project_and_nothing_else(home, tmp_path, 
     name = "../evil/10_evil.py" if "evil" in name else name
     (tmp_path / "b.yaml").write_text(yaml.safe_dump({"notebooks": [name], "grid": {"seed": [0]}}))
     if name == "/tmp/10_one.py":  # known by its name alone: the project's own is meant
+        from stpath_core import run
+
+        assert [one.notebook.path.parent for one in run.plan([name], {})] == [home.folder / "notebooks"]
         return
     assert stpath("sweep", "b.yaml") == cli.USAGE
     assert not hacked(tmp_path)
@@ -179,3 +183,44 @@ def test_what_a_notebook_shows_of_names_in_data_runs_nothing():
             assert not Page(text).active, (type(value), Page(text).active)
     assert _shown(styled)
     assert _shown(frame)
+
+
+def test_what_a_run_says_of_itself_does_not_steer_the_terminal(tmp_path, capsys):
+    steer = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e"
+    about = {"id": steer, "notebook": steer, "dataset": steer, "profile": "cpu", "status": "complete", "begun": steer,
+             "seconds": 1.0, "git": {"revision": steer}, "parameters": {"note": steer}}  # fmt: skip
+    manifest.write_json(tmp_path / "r" / "manifest.json", about)
+    manifest.write_json(tmp_path / "r" / "metrics.json", {f"a{steer}": 0.5})
+    assert stpath("report", tmp_path / "r") == cli.OK
+    assert stpath("report", tmp_path / steer) == cli.USAGE
+    said = capsys.readouterr()
+    assert "owned" in said.out
+    assert all(c.isprintable() or c == "\n" for c in said.out + said.err)
+
+
+RUNS_TEXT = {"eval", "exec", "os.system", "os.popen", "torch.load", "torch.jit.load", "pd.read_pickle", "yaml.load",
+             "yaml.unsafe_load", "yaml.full_load", "joblib.load", "pickle.load", "pickle.loads"}  # fmt: skip
+BRINGS_CODE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def runs_text(source: str) -> list[str]:
+    """What in a program could execute what a file says."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [name for name in names if name.partition(".")[0] in BRINGS_CODE]
+        if isinstance(node, ast.Call):
+            given = {word.arg for word in node.keywords if getattr(word.value, "value", None) is True}
+            found += [ast.unparse(node.func)] if ast.unparse(node.func) in RUNS_TEXT else []
+            found += sorted(given & {"allow_pickle", "shell", "trust_remote_code"})
+    return found
+
+
+def test_no_code_of_ours_loads_pickles_or_executes_text():
+    """One place evaluates an expression: the type that a notebook of the project declares for a parameter."""
+    found = {path.relative_to(ROOT).as_posix(): runs_text(path.read_text())
+             for folder in ("stpath_core", "notebooks", "docs") for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    assert {path: words for path, words in found.items() if words} == {"stpath_core/parameters.py": ["eval"]}
+    assert runs_text("import joblib\ntorch.load(a)\nnp.load(a, allow_pickle=True)\nexec(a)") == [
+        "joblib", "torch.load", "allow_pickle", "exec"]  # fmt: skip
