@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -79,8 +80,9 @@ def test_the_way_through_two_frames_is_that_of_their_product(first, second, plac
 
 
 @ANY
-@given(FRAMES, FRAMES)
-def test_whether_two_frames_agree_does_not_hang_on_which_comes_first(one, other):
+@given(FRAMES, FRAMES, st.none() | st.floats(1.0195, 1.0210))
+def test_whether_two_frames_agree_does_not_hang_on_which_comes_first(one, other, ratio):
+    other = other if ratio is None else replace(other, unit=one.unit, mpp=one.mpp * ratio)  # at the edge of 2 %
     tables = [table_at([(0.0, 0.0)], frame) for frame in (one, other)]
     said = [refused(lambda t=t: same_frame(*t)) for t in (tables, tables[::-1])]
     assert bool(said[0]) == bool(said[1])
@@ -172,7 +174,7 @@ def test_any_grid_is_a_plan_or_one_clear_error(toys, content):
 
 @ANY
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
-       st.lists(TEXT, min_size=1, max_size=4, unique=True))  # fmt: skip
+       st.lists(st.text("ab/ é☃=", max_size=3), min_size=1, max_size=9, unique=True))  # fmt: skip
 def test_a_grid_is_all_combinations_each_in_a_folder_of_its_own(tmp_path_factory, seeds, notes):
     path = tmp_path_factory.mktemp("g") / "a.yaml"
     path.write_text(yaml.safe_dump({"notebooks": ["10"], "grid": {"seed": seeds, "note": notes}}), encoding="utf-8")

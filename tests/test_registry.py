@@ -183,6 +183,18 @@ def test_a_file_damaged_on_disk_is_not_taken_for_the_data(small, store, capsys):
     assert "sha256 differs" in capsys.readouterr().err
 
 
+def test_unpacked_data_damaged_on_disk_come_out_of_their_archive_again(small, store, capsys):
+    stpath("get", "pannuke")
+    path = store / "pannuke" / "fold_1" / "types.npy"
+    sound = path.read_bytes()
+    assert stpath("get", "pannuke") == cli.OK
+    assert capsys.readouterr().out.count("unpacking") == 1
+    path.write_bytes(sound[:-1] + b"~")  # of the same size
+    assert stpath("get", "pannuke") == cli.OK
+    assert "unpacking" in capsys.readouterr().out
+    assert path.read_bytes() == sound
+
+
 def test_what_was_recorded_once_has_to_come_again(small, store, capsys):
     stpath("get", "pannuke")
     (store / "pannuke" / "b").unlink()
