@@ -186,7 +186,7 @@ _current: Run | None = None
 
 
 def escape_styled_tables() -> None:
-    """What data are named (a gene, a file) stays text in styled tables, as it does in plain ones."""
+    """What data are named (a gene, a file) stays text in the cells of styled tables, as it does in plain ones."""
     import pandas as pd
 
     pd.set_option("styler.format.escape", "html")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,13 +13,15 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from IPython.core.formatters import DisplayFormatter
 from safetensors.numpy import save_file
 
 from conftest import ROOT
-from stpath_core import checklist, checks, cli, comparison, manifest, predict, record
+from stpath_core import checklist, checks, cli, comparison, cpnn_views, manifest, predict, recognition_files, record
 from stpath_core.errors import InputError
+from stpath_core.fit import fit
 from stpath_core.io import Section
 from stpath_core.models.contrastive import PatchEncoder
 
@@ -196,6 +200,36 @@ def test_what_a_run_says_of_itself_does_not_steer_the_terminal(tmp_path, capsys)
     said = capsys.readouterr()
     assert "owned" in said.out
     assert all(c.isprintable() or c == "\n" for c in said.out + said.err)
+
+
+class Crafted:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+READERS = {
+    "nuclei": predict.load,
+    "recognition": recognition_files.load,
+    "prototypes": lambda path: cpnn_views.read_prototypes(path, ["a"]),
+    "resumed": lambda path: fit(torch.nn.Linear(1, 1), None, None, steps=2, resume=path),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.pth", "a.bin"])
+@pytest.mark.parametrize("write", [lambda x, path: path.write_bytes(pickle.dumps(x)), torch.save])
+def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_does_not_run(tmp_path, reader, name, write):
+    """torch.load chooses by the end of the name, so one name proves nothing."""
+    write(Crafted(tmp_path / "HACKED"), tmp_path / name)
+    pickle.loads(pickle.dumps(Crafted(tmp_path / "works")))
+    with pytest.raises(InputError, match=re.escape(name)):
+        READERS[reader](tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "works"}
 
 
 RUNS_TEXT = {"eval", "exec", "os.system", "os.popen", "torch.load", "torch.jit.load", "pd.read_pickle", "yaml.load",
