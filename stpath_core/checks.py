@@ -14,12 +14,18 @@ from typing import Any
 
 from stpath_core.errors import InputError
 
+PLACES = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+
 
 def check_values(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise InputError for a device that is not here, an encoder that cannot be built, folds that cannot be cut.
+    """Raise InputError for a seed that is none, a device that is not here, an encoder that cannot be built, folds that
+    cannot be cut.
 
     values : all of a notebook's; given : those that were passed. What costs an import is looked at only when passed.
     """
+    if not 0 <= values["seed"] < 2**32:
+        msg = f"seed={values['seed']}; give a whole number from 0 to 4,294,967,295"
+        raise InputError(msg)
     if values["device"] not in ("auto", "cpu"):
         from stpath_core.fit import pick_device
 
@@ -56,6 +62,7 @@ def check_encoder(encoder: str, encoder_args: str, *, own_args: bool) -> None:
     if not isinstance(options, dict):
         msg = f"encoder_args={encoder_args!r} is a {type(options).__name__}; write '{{\"out_indices\": [0, 1, 2]}}'"
         raise InputError(msg)
+    refuse_places(options)
     if ":" in encoder:  # on a hub or in a folder: timm itself has to fetch it
         return
     import timm
@@ -74,6 +81,15 @@ def check_encoder(encoder: str, encoder_args: str, *, own_args: bool) -> None:
         )
         msg = f"encoder={encoder!r} cannot be built with encoder_args={encoder_args} ({error}){hint}"
         raise InputError(" ".join(msg.split())) from error
+
+
+def refuse_places(encoder_args: Mapping[str, Any]) -> None:
+    """Raise InputError for those options of `timm.create_model` that name files and addresses, or fetch: a parameter
+    file or a checkpoint of a stranger is to open, write and download nothing."""
+    named = [name for name in PLACES if name in encoder_args]
+    if named:
+        msg = f"an encoder cannot be built with encoder_args that name files or addresses: drop {', '.join(named)}"
+        raise InputError(msg)
 
 
 def _check_masks(values: Mapping[str, Any], folds: int) -> None:

@@ -151,10 +151,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         return arguments.function(arguments)
     except InputError as error:
-        print(f"stpath: {error}", file=sys.stderr)
+        _complain(error)
         return USAGE
     except StpathError as error:
-        print(f"stpath: {error}", file=sys.stderr)
+        _complain(error)
         return FAILED
     except KeyboardInterrupt:
         print("stpath: interrupted", file=sys.stderr)
@@ -164,7 +164,7 @@ def main(words: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that cannot be written
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = ": free some space, or give --out on another disk, and run it again"
-        print(f"stpath: {error}{hint if full else ''}", file=sys.stderr)
+        _complain(f"{error}{hint if full else ''}")
         return FAILED
 
 
@@ -289,7 +289,16 @@ def _warn(line: str) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(_readable(line), flush=True)
+
+
+def _complain(error: Exception | str) -> None:
+    print(f"stpath: {_readable(str(error))}", file=sys.stderr)
+
+
+def _readable(text: str) -> str:
+    """Text without what would steer the terminal: runs, files and names may be a stranger's."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stpath_core import stages
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
 from stpath_core.manifest import read_json
@@ -36,7 +37,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for given in paths:
-        path = Path(given).expanduser().resolve()
+        path = stages.absolute(given)
         inside = [p.parent for p in sorted(path.rglob("manifest.json"))] if path.is_dir() else []
         if not inside:
             msg = f"{given} holds no run (no manifest.json in it or below); `stpath run` and `stpath sweep` make them"

@@ -66,7 +66,7 @@ def datasets_folder(to: str | Path = "") -> Path:
     from stpath_core import stages
 
     given = str(to) or os.environ.get(FOLDER_VARIABLE, "")
-    return Path(given).expanduser().resolve() if given else stages.cache_folder() / "datasets"
+    return stages.absolute(given) if given else stages.cache_folder() / "datasets"
 
 
 def folder_of(entry: Dataset, to: str | Path = "") -> Path:
@@ -186,7 +186,7 @@ def _get_file(entry: Dataset, file: RemoteFile, folder: Path, *, say: Callable[[
             "checked": bool(known), "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
         _write(entry, folder, record)
-    if file.unpack and not _is_whole(folder, file, record):
+    if file.unpack and not (_is_whole(folder, file, record) and _is_as_unpacked(folder / file.unpack, record, file)):
         say(f"{file.path}: unpacking to {file.unpack}/")
         files = unpack(path, folder / file.unpack, progress=functools.partial(track, label="files"))
         record["unpacked"][file.unpack] = {"from": file.path, "files": files}
@@ -227,6 +227,14 @@ def _is_whole(folder: Path, file: RemoteFile, record: dict[str, Any]) -> bool:
         return False
     sizes = {file.path: told["bytes"]} | {f"{file.unpack}/{name}": one["bytes"] for name, one in unpacked.items()}
     return all(_size(folder / name) == size for name, size in sizes.items())
+
+
+def _is_as_unpacked(unpacked: Path, record: dict[str, Any], file: RemoteFile) -> bool:
+    """Whether every unpacked file has its recorded content."""
+    from stpath_core.io.download import sha256_of
+
+    files = record["unpacked"][file.unpack]["files"]
+    return all(sha256_of(unpacked / name) == told["sha256"] for name, told in files.items())
 
 
 def _size(path: Path) -> int:

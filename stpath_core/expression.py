@@ -15,6 +15,7 @@ import numpy as np
 
 from stpath_core.errors import InputError
 from stpath_core.evaluate import Difference, Interval, bootstrap, paired_difference, resample_weights
+from stpath_core.leakage import NAMELESS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +88,9 @@ def audit_patients(train: Sequence[str], test: Sequence[str]) -> pd.DataFrame:
     """Refuse a fold in which a patient is on both sides, or has no name; otherwise its size, one row per side."""
     import pandas as pd
 
-    sides = {name: np.asarray(side).astype(str) for name, side in (("train", train), ("test", test))}
+    sides = {name: np.char.strip(np.asarray(side).astype(str)) for name, side in (("train", train), ("test", test))}
     for name, side in sides.items():
-        nameless = int(np.isin(np.char.strip(side), ("", "nan", "None", "unknown")).sum()) if len(side) else 0
+        nameless = int(np.isin(np.char.lower(side), NAMELESS).sum())
         if nameless or not len(side):
             what = f"{nameless} rows without a patient" if len(side) else "no rows"
             message = f"the {name} side of this fold has {what}: a split cannot be audited without patients"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from stpath_core.data import NucleiSection
 
+NAMELESS = ("", "nan", "nat", "<na>", "na", "n/a", "none", "null", "unknown")  # what missing patients are called
+
 _WINDOW_PX = 16  # side of the windows whose exact repetition betrays an overlap
 _SAMPLE = 64  # one window in so many is compared
 _SHARED_WINDOWS = 5  # so many equal windows are no accident
@@ -54,12 +56,12 @@ def audit_split(
 
 def _attribute(section: NucleiSection, name: str) -> str:
     value = getattr(section, name, None)
-    if value is None or str(value).strip() in ("", "unknown"):
+    if str(value).strip().lower() in NAMELESS:
         message = (
             f"section {section.name!r} has no {name}; a split cannot be audited without: fill it in where it is read"
         )
         raise InputError(message)
-    return str(value)
+    return str(value).strip()
 
 
 def _windows(image: np.ndarray) -> np.ndarray:

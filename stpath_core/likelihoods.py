@@ -129,10 +129,9 @@ def _count_term(value: Tensor, theta: Tensor) -> Tensor:
 
 
 def _rising(value: Tensor, theta: Tensor) -> Tensor:
-    """lgamma(x + theta) - lgamma(theta); for large theta by its expansion, x log theta + x (x - 1) / 2 theta."""
-    small = theta.clamp(max=LARGE_THETA)
+    """lgamma(x + theta) - lgamma(theta); for large theta by Stirling's series, whose large terms cancel on paper."""
+    small, large = theta.clamp(max=LARGE_THETA), theta.clamp(min=LARGE_THETA)
+    above = (value + large - 0.5) * (value / large).log1p() - value + (1 / (value + large) - 1 / large) / 12
     return torch.where(
-        theta < LARGE_THETA,
-        torch.lgamma(value + small) - torch.lgamma(small),
-        value * theta.log() + value * (value - 1) / (2 * theta),
+        theta < LARGE_THETA, torch.lgamma(value + small) - torch.lgamma(small), value * large.log() + above
     )

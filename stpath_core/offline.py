@@ -115,7 +115,7 @@ def write(to: str | Path, *, say: Callable[[str], None] = print) -> Path:
     Raises InputError for a folder that holds something else, and what `find` and `tell` refuse; StpathError when git
     cannot pack the commit or pip cannot get a wheel.
     """
-    folder = Path(to).expanduser().resolve()
+    folder = stages.absolute(to)
     check_folder(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         msg = f"{folder} holds something else than a bundle: give a new folder"

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -73,12 +76,34 @@ def declared(source: str, *, where: str = "the parameters cell") -> dict[str, Pa
 
 def checked(value: Any, parameter: Parameter, *, where: str = "") -> Any:
     """Return `value` as the declared type (an integer passes for a float, a tuple for a list), or raise InputError."""
+    place = f" of {where}" if where else ""
     try:
-        return _as_kind(value, parameter.kind)
+        found = _as_kind(value, parameter.kind)
     except TypeError:
-        place = f" of {where}" if where else ""
         msg = f"parameter {parameter.name}{place} is {value!r} ({type(value).__name__}); it takes {parameter.kind_name}"
         raise InputError(msg) from None
+    if said := odd(found):
+        msg = f"parameter {parameter.name}{place} has {said}"
+        raise InputError(msg)
+    return found
+
+
+def odd(value: Any) -> str:
+    """What is wrong with a value of a right type that no file, number or name of a run could hold; "" where nothing."""
+    if isinstance(value, str):
+        bad = re.search("[\\0\ud800-\udfff]", value)
+        return f"a text with the character {bad[0]!a}, which no file can hold" if bad else ""
+    if isinstance(value, list):
+        return next((said for item in value if (said := odd(item))), "")
+    if isinstance(value, dict):
+        names = [name for name in value if not isinstance(name, str)]
+        said = f"the name {names[0]!r}; names are text, as in `steps: 200`" if names else odd(list(value))
+        return said or odd(list(value.values()))
+    if isinstance(value, int):
+        return "" if abs(value) < 2**63 else "a whole number of more than 63 bits"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{value}, which is no finite number"
+    return "" if value is None else f"a {type(value).__name__}; values are text, numbers, true, false and lists"
 
 
 def parsed(text: str, parameter: Parameter, *, where: str = "") -> Any:
@@ -99,11 +124,19 @@ def parsed(text: str, parameter: Parameter, *, where: str = "") -> Any:
         if kind is bool and text.lower() in ("true", "false"):
             value = text.lower() == "true"
         if typing.get_origin(kind) is list or kind is list:
-            try:
-                value = yaml.safe_load(text if text.startswith("[") else f"[{text}]")
-            except (yaml.YAMLError, RecursionError, ValueError):
-                value = text  # no list, as `checked` will say
+            value = _list(text if text.startswith("[") else f"[{text}]")
     return checked(value, parameter, where=where)
+
+
+def _list(text: str) -> Any:
+    """`[...]` as JSON, which knows 1e-4 and every character; as YAML, where words need no quotes; or the text itself,
+    which is no list, as `checked` will say."""
+    for read in (functools.partial(json.loads, parse_constant=float), yaml.safe_load):
+        try:
+            return read(text)
+        except (yaml.YAMLError, RecursionError, ValueError):
+            continue
+    return text
 
 
 def as_text(value: Any) -> str:
@@ -119,6 +152,9 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
             msg = "it repeats values by alias (*name), by which a few lines can stand for millions; write them out"
             raise ValueError(msg)
         content = yaml.safe_load(text)
+        if said := odd(content):
+            msg = f"it has {said}"
+            raise ValueError(msg)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         msg = f"cannot read the parameter file {path}, which must be YAML in UTF-8: {' '.join(str(error).split())}"
         raise InputError(msg) from error
@@ -126,10 +162,6 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
         held = "nothing" if content is None else f"a {type(content).__name__}"
         msg = f"the parameter file {path} holds {held}; it must hold `name: value` lines"
         raise InputError(msg)
-    for name in [*content, *(name for section in content.values() if isinstance(section, dict) for name in section)]:
-        if not isinstance(name, str):
-            msg = f"the parameter file {path} has the name {name!r}; names are text, as in `steps: 200`"
-            raise InputError(msg)
     return content
 
 

@@ -186,7 +186,7 @@ _current: Run | None = None
 
 
 def escape_styled_tables() -> None:
-    """What data are named (a gene, a file) stays text in styled tables, as it does in plain ones."""
+    """What data are named (a gene, a file) stays text in the cells of styled tables, as it does in plain ones."""
     import pandas as pd
 
     pd.set_option("styler.format.escape", "html")
@@ -211,7 +211,7 @@ def begin(name: str, variables: MutableMapping[str, Any]) -> Run:
     here = {k: variables[k] for k in notebook.parameters if k in variables}
     given = {k: v for k, v in here.items() if v is not None and (k in injected or v != notebook.parameters[k].default)}
     if given.get("data_dir"):
-        given["data_dir"] = str(Path(given["data_dir"]).expanduser().resolve())
+        given["data_dir"] = str(stages.absolute(given["data_dir"]))
     values = notebook.resolve(given)
     refuse_dataset(notebook, values["dataset"])
     check_values(values, given)

@@ -209,7 +209,7 @@ def _given(notebook: stages.Notebook, texts: Mapping[str, str], values: Mapping[
     given = {k: checked(v, known[k], where=notebook.name) for k, v in values.items() if k in known}
     given |= {k: parsed(text, known[k], where=notebook.name) for k, text in texts.items() if k in known}
     if given.get("data_dir"):
-        given["data_dir"] = str(Path(given["data_dir"]).expanduser().resolve())
+        given["data_dir"] = str(stages.absolute(given["data_dir"]))
     notebook.resolve(given)
     return given
 

@@ -40,9 +40,18 @@ def home() -> Path:
     return Path(os.environ.get("STPATH_HOME") or Path(__file__).parents[1]).resolve()
 
 
+def absolute(given: str | Path) -> Path:
+    """A path as somebody gave it, ~ and all, in full. InputError for ~NAME where nobody has that name."""
+    try:
+        return Path(given).expanduser().resolve()
+    except RuntimeError as error:
+        msg = f"{given}: nobody here has that name, so there is no such home folder; write the path in full"
+        raise InputError(msg) from error
+
+
 def runs_folder(out: str | Path = "") -> Path:
     """Where run folders are made: `out`, or runs/."""
-    return Path(out).expanduser().resolve() if str(out) else home() / "runs"
+    return absolute(out) if str(out) else home() / "runs"
 
 
 def cache_folder() -> Path:
@@ -145,11 +154,11 @@ def profile_values(notebook: Notebook, profile: str) -> dict[str, Any]:
     declared with the default None may be decided by a profile.
     """
     folder = home() / "notebooks" / "params"
-    path = folder / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-        msg = f"no profile {profile!r}; {folder} has {known}"
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if profile not in known:  # and no path to a file elsewhere
+        msg = f"no profile {profile!r}; {folder} has {', '.join(known) or 'none'}"
         raise InputError(msg)
+    path = folder / f"{profile}.yaml"
     sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     own = sections.get(notebook.name) or {}
     refuse_unknown(own, notebook.parameters, where=f"{notebook.name} (named in {path.name})")

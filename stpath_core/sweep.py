@@ -72,7 +72,7 @@ def read_grid(path: Path) -> tuple[list[str], dict[str, list], dict[str, Any]]:
     notebooks, grid, fixed = (content.get(name) for name in SECTIONS)
     notebooks = notebooks if isinstance(notebooks, list) else [notebooks]
     whole = isinstance(grid, dict) and grid and all(isinstance(v, list) and v for v in grid.values())
-    if not whole or not all(isinstance(n, str | int) for n in notebooks) or not isinstance(fixed or {}, dict):
+    if not whole or not all(type(n) in (str, int) for n in notebooks) or not isinstance(fixed or {}, dict):
         msg = f"{path} is no sweep: it needs notebooks and a grid of lists, as in\n\n{EXAMPLE}"
         raise InputError(msg)
     twice = sorted(set(grid) & set(fixed or {})) + [name for name in ("out",) if name in grid or name in (fixed or {})]
@@ -100,7 +100,7 @@ def plan(path: Path, out: str | Path = "") -> tuple[list[Point], Path]:
     if n > AT_MOST:
         msg = f"{path} spans {n:,} points; at most {AT_MOST:,} make a sweep"
         raise InputError(msg)
-    folder = Path(out).expanduser().resolve() if str(out) else stages.home() / "runs" / "sweeps" / path.stem
+    folder = stages.absolute(out) if str(out) else stages.home() / "runs" / "sweeps" / path.stem
     check_folder(folder)
     points = []
     for levels in itertools.product(*grid.values()):

@@ -67,7 +67,7 @@ def write(
     slides : write TO/slides/NAME.html, the instructor's version as a deck, too
     """
     wanted = stages.notebook_names() if "all" in names else [stages.find_notebook(name).name for name in names]
-    folder = Path(to).expanduser().resolve()
+    folder = stages.absolute(to)
     check_folder(folder)
     written = []
     for name in wanted:

@@ -139,6 +139,12 @@ def test_rooms_are_reached_from_the_package_and_wrong_names_are_told():
         _ = stpath_core.no_such_room
 
 
+def test_dependencies_are_few_and_none_is_lightning():
+    """Its releases 2.6.2 and 2.6.3 carried a program that took credentials away."""
+    assert len(PYPROJECT["project"]["dependencies"]) <= 30, "a new one brings its authors' accounts along: drop another"
+    assert not [name for name in LOCK if "lightning" in name]
+
+
 def test_every_folder_of_the_library_is_a_package():
     folders = {path.parent for path in (ROOT / "stpath_core").rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)

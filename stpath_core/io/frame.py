@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.io.guard import told
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,6 +38,11 @@ class Frame:
         if self.mpp is not None and not 0 < self.mpp < np.inf:
             message = f"mpp={self.mpp}; expected micrometres per pixel, above 0"
             raise InputError(message)
+        for name, shape in (("origin", (2,)), ("to_image", (3, 3))):
+            value = getattr(self, name)
+            if value is not None and not (np.shape(value) == shape and np.isfinite(value).all()):
+                message = f"{name}={value!r}; expected finite numbers of shape {shape}"
+                raise InputError(message)
 
     def um(self, xy: np.ndarray) -> np.ndarray:
         """(..., 2) coordinates in this frame -> um from the image's corner."""
@@ -74,7 +80,16 @@ def frame_of(adata: AnnData) -> Frame:
     if keys.FRAME not in adata.uns:
         message = f"the table has positions and no uns['{keys.FRAME}']: say their unit with io.set_frame(adata, "
         raise InputError(message + "io.Frame(unit='um')), or open the file with a reader of stpath_core.io")
-    record = dict(adata.uns[keys.FRAME])
+    try:
+        return _of_record(dict(adata.uns[keys.FRAME]))
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:  # what somebody else's program has put there
+        message = f"uns['{keys.FRAME}'] is no frame ({type(error).__name__}: {told(error)}): write it with io.set_frame"
+        raise InputError(message) from error
+
+
+def _of_record(record: dict[str, Any]) -> Frame:
     affine = record.get("to_image")
     return Frame(
         unit=str(record["unit"]),
@@ -102,7 +117,7 @@ def same_frame(*tables: AnnData) -> Frame:
         differs = other.unit != frames[0].unit
         if other.unit == "px" and not differs:
             scales = [frame.mpp for frame in (frames[0], other)]
-            differs = None in scales or abs(scales[0] / scales[1] - 1) > 0.02
+            differs = None in scales or max(scales) > 1.02 * min(scales)
         if differs:
             said = [f"{f.unit} at {f.mpp} um per pixel" if f.unit == "px" else "um" for f in (frames[0], other)]
             message = f"one table is in {said[0]}, another in {said[1]}: compare io.positions_um of both"

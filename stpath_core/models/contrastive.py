@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stpath_core.checks import refuse_places
 from stpath_core.errors import InputError
 
 Target = Callable[[Tensor, Tensor], Tensor]  # u (B, D), v (B, D) of unit length -> (B, B), rows sum to 1
@@ -93,6 +94,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         import timm
 
+        refuse_places(args or {})
         try:
             self.body = timm.create_model(name, pretrained=pretrained, num_classes=0, **(args or {}))
         except Exception as error:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stpath_core.checks import refuse_places
+
 RGB_MEAN, RGB_STD = (0.70, 0.55, 0.70), (0.18, 0.21, 0.16)  # of H&E in [0, 1]; only a starting scale, not a statistic
 
 
@@ -47,6 +49,7 @@ class NucleiNet(nn.Module):
         super().__init__()
         import timm  # 2.5 s: only when a network is built
 
+        refuse_places(encoder_args or {})
         self.config = {
             "encoder": encoder, "encoder_args": encoder_args or {}, "width": width, "stride": stride,
             "blocks": blocks, "classes": list(classes), "mpp": mpp,

@@ -94,8 +94,11 @@ def pca(logged: np.ndarray, *, train: np.ndarray | None = None, seed: int = 0) -
 
 def mixing(embedding: np.ndarray, patient: np.ndarray) -> float:
     """Mean over spots of the share of the 30 nearest neighbours, self left out, that come from another patient."""
-    near = cKDTree(embedding).query(embedding, k=min(NEIGHBOURS + 1, len(embedding)))[1][:, 1:]
-    return float((patient[near] != patient[:, None]).mean())
+    near = cKDTree(embedding).query(embedding, k=min(NEIGHBOURS + 1, len(embedding)))[1]
+    itself = near == np.arange(len(near))[:, None]
+    itself[~itself.any(1), -1] = True  # where many lie on one place, itself may be none of those found
+    others = near[~itself].reshape(len(near), -1)
+    return float((patient[others] != patient[:, None]).mean())
 
 
 def mixing_within(embedding: np.ndarray, patient: np.ndarray, label: np.ndarray) -> float:
