@@ -35,8 +35,8 @@ across: int | None = None  # spots per row and column of a virtual section; None
 genes: int | None = None  # most variable genes, chosen on training patients; None: what the profile says
 steps: int | None = None  # optimiser steps of each encoder; None: what the profile says
 batch_size: int | None = None  # spots per step; None: what the profile says
-latent: int = 20  # numbers that an encoder may keep of a spot
-kl_weight: float = 0.3  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
+latent: int = 64  # numbers that an encoder may keep of a spot
+kl_weight: float = 0.1  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -113,10 +113,10 @@ display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in
 # well as noise (.86 and .88). Noise mixes best of all, so **a mixing score never stands alone in this notebook**.
 #
 # ## An encoder with a decoder that knows the batch
-# `GeneVAE` reads log expression and gives a normal distribution over twenty numbers z. The decoder turns z *and the
+# `GeneVAE` reads log expression and gives a normal distribution over 64 numbers z. The decoder turns z *and the
 # patient* into the profile that a negative binomial draws the counts from. The loss is the (negative) log likelihood of
 # the counts, plus the KL divergence of z from a standard normal, whose weight grows from 0 while it trains: if it were
-# there from the start, z would be silenced before it had learned to say anything. It ends at 0.3, not at the 1 of the
+# there from the start, z would be silenced before it had learned to say anything. It ends at 0.1, not at the 1 of the
 # evidence bound.
 #
 # That, and how hard the encoder is held back (dropout .3, weight decay .1), was chosen while this was written, on

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
 GENE_STEPS = 150  # of stage 1 in the studies, as at the cpu profile
-ENCODER = {"batch_size": 256, "latent": 20, "kl_weight": 0.3}  # likewise, as notebook 30 trains them
+ENCODER = {"batch_size": 256, "latent": 64, "kl_weight": 0.1}  # likewise, as notebook 30 trains them
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
 GRID = ("raw", "pca", "scvi", "scanvi")
 
