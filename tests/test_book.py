@@ -211,7 +211,8 @@ def test_commands_in_prose_are_commands_that_there_are(where, text):
 
 
 @pytest.mark.parametrize(("where", "text"), blocks("python"), ids=lambda x: x if "\n" not in x else "")
-def test_python_in_prose_compiles_and_runs_where_it_needs_no_files(where, text):
+def test_python_in_prose_compiles_and_runs_where_it_needs_no_files(where, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what an example writes must not lie in the repository
     code = compile(text, where, "exec")
     imported = {}
     for node in ast.walk(ast.parse(text)):
