@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TEST, MOST = 64, 256  # slides held out, and the most to train on
 SLIDES, NICHE = 64, 0.3  # of the studies that vary something else; the niche is the tissue's default
-WIDTHS, STEPS, WORKERS = (256, 128), 150, 2
+WIDTHS, STEPS, WORKERS = (128, 64), 150, 2
 
 
 @dataclass(frozen=True)
