@@ -273,12 +273,12 @@ errors.pivot_table(index=["error", "share, or µm"], columns="key", values="valu
 
 # %% [markdown]
 # The three prices could hardly differ more. **Registration is worth most**: the usual 0.8 µm already costs .07 of bPQ,
-# 2 µm a third of it and .08 of type F1, and at 4 µm (less than a nucleus!) the model has learned to outline the wrong
-# places. **Leakage ruins labels more than models**: with three quarters of the transcripts astray the labels lose .07
-# of their accuracy, the model .03, for wrong labels that point everywhere average out. **Merged nuclei** cost outlines:
-# with a third of them merged bPQ loses .05, detection nothing. Weighing by purity adds about .01 at the usual strengths
-# and nothing where labels are worst; a forgiving loss adds nothing. The networks here are small (130 steps), so read
-# the differences, not the levels.
+# 2 µm more than a third of it and .08 of type F1, and at 4 µm (less than a nucleus!) the model has learned to outline
+# the wrong places. **Leakage ruins labels more than models**: with three quarters of the transcripts astray the labels
+# lose .07 of their accuracy, the model .03, for wrong labels that point everywhere average out. **Merged nuclei** cost
+# outlines: with a third of them merged bPQ loses .05, detection nothing. Weighing by purity adds about .01 at the usual
+# strengths and nothing where labels are worst; a forgiving loss adds nothing. The networks here are small (130 steps),
+# so read the differences, not the levels.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (5 minutes)

@@ -151,8 +151,8 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 
 # %% [markdown]
 # Watch the KL: it is how many nats of each spot pass through z, here 30. Near zero the encoder is mute ("posterior
-# collapse"): the decoder alone would explain the counts, and every probe would be guessing. That happens here when the
-# inputs are not centred, for the mean of a gene over all spots, which says nothing of a spot, then drowns the rest.
+# collapse"): the decoder alone would explain the counts, and every probe would be guessing. `GeneVAE` guards against it
+# by centring what it reads: a gene's mean over all spots says nothing of a spot and would drown the rest.
 #
 # ## Every patient held out once
 # Genes, scaling and encoders come from the other patients. The held-out patient's labels reach nothing. The guided
