@@ -46,7 +46,7 @@ def test_the_probabilities_of_all_counts_sum_to_one(log_mean, log_theta, logit):
                               ((last, log_mean), (1, log_theta), (last, logit)))  # fmt: skip
     for found in (lk.nb_log_likelihood(counts, log_mean, theta[0]),
                   lk.zinb_log_likelihood(counts, log_mean, theta[0], logit)):  # fmt: skip
-        np.testing.assert_allclose(found.exp().sum().item(), 1, rtol=1e-9)
+        np.testing.assert_allclose(found.exp().sum().item(), 1, rtol=1e-8)
 
 
 @SOME
@@ -65,11 +65,11 @@ def test_the_poisson_is_approached_at_the_rate_that_theory_says(count, log_mean,
 @given(ROWS)
 def test_zero_inflation_of_nothing_is_the_negative_binomial_and_of_everything_a_zero(rows):
     counts, log_mean, log_theta, _ = columns(rows, torch.float64)
-    never, always = (torch.full_like(counts, logit) for logit in (-800.0, 800.0))
+    never, always = (torch.full_like(counts, logit) for logit in (-1e5, 1e5))
     plain = lk.nb_log_likelihood(counts, log_mean, log_theta)
     torch.testing.assert_close(lk.zinb_log_likelihood(counts, log_mean, log_theta, never), plain)
     certain = lk.zinb_log_likelihood(counts, log_mean, log_theta, always)
-    torch.testing.assert_close(certain, torch.where(counts > 0, plain - 800, 0.0))
+    torch.testing.assert_close(certain, torch.where(counts > 0, plain - 1e5, 0.0))
 
 
 @SOME
@@ -88,7 +88,7 @@ def test_likelihoods_and_their_gradients_are_finite_in_float32(rows):
     slope = torch.autograd.grad(lk.nb_log_likelihood(counts, log_mean, log_theta).sum(), log_mean)[0]
     theta, mean = log_theta.double().exp(), log_mean.double().exp()
     expected = (counts.double() - mean) * theta / (theta + mean)  # d log NB / d log mean
-    torch.testing.assert_close(slope.double(), expected, rtol=1e-4, atol=1e-4 * (1 + counts.max().item() * 1e-3))
+    torch.testing.assert_close(slope.double(), expected, rtol=1e-4, atol=1e-4 + 4 * EPS * counts.max().item())
 
 
 @SOME

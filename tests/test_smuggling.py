@@ -19,7 +19,18 @@ from IPython.core.formatters import DisplayFormatter
 from safetensors.numpy import save_file
 
 from conftest import ROOT
-from stpath_core import checklist, checks, cli, comparison, cpnn_views, manifest, predict, recognition_files, record
+from stpath_core import (
+    checklist,
+    checks,
+    cli,
+    comparison,
+    cpnn_views,
+    manifest,
+    predict,
+    recognition_files,
+    record,
+    run,
+)
 from stpath_core.errors import InputError
 from stpath_core.fit import fit
 from stpath_core.io import Section
@@ -100,19 +111,24 @@ def test_tags_that_would_run_code_are_refused_in_both_files(home, tmp_path, caps
     assert not home.runs
 
 
-@pytest.mark.parametrize("name", ["--out=HACKED", "-pnote=1", "../evil/10_one", "/tmp/10_one.py", "10;touch HACKED"])
+OTHERS = ["--out=HACKED", "-pnote=1", "10;touch HACKED", "evil/10_evil.py", "{here}/evil/10_evil.py",
+          "../evil/10_evil", "home/../evil/10_evil.py"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_grid_names_notebooks_of_the_project_and_nothing_else(home, tmp_path, name):
     (tmp_path / "evil").mkdir()
-    (tmp_path / "evil" / "10_evil.py").write_text(CODE)
-    name = "../evil/10_evil.py" if "evil" in name else name
-    (tmp_path / "b.yaml").write_text(yaml.safe_dump({"notebooks": [name], "grid": {"seed": [0]}}))
-    if name == "/tmp/10_one.py":  # known by its name alone: the project's own is meant
-        from stpath_core import run
-
-        assert [one.notebook.path.parent for one in run.plan([name], {})] == [home.folder / "notebooks"]
-        return
+    (tmp_path / "evil" / "10_evil.py").write_text((home.folder / "notebooks" / "10_one.py").read_text() + CODE)
+    grid = {"notebooks": [name.format(here=tmp_path)], "grid": {"seed": [0]}, "fixed": {"profile": "smoke"}}
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(grid))
     assert stpath("sweep", "b.yaml") == cli.USAGE
     assert not hacked(tmp_path)
+
+
+def test_a_file_elsewhere_that_is_called_like_a_notebook_means_the_projects_own(home, tmp_path):
+    (tmp_path / "10_one.py").write_text(CODE)
+    (one,) = run.plan([str(tmp_path / "10_one.py")], {})
+    assert one.notebook.path.parent == home.folder / "notebooks"
 
 
 @pytest.fixture
