@@ -75,7 +75,8 @@ run.figure("patches", axes.flat[0])
 # ## Two ways to look
 # A convolutional network on the patches is what one would train with a GPU. On two cores we let a small perceptron
 # read about a hundred statistics of stain, texture and dark blobs, computed once for every patch: it trains in
-# seconds, and every comparison of this part can be made patient by patient. The network on patches is trained below, once.
+# seconds, and every comparison of this part can be made patient by patient. The network on patches is trained below,
+# once.
 #
 # The statistics are computed of the patches as scanned, which is what this notebook trains on, and of the same patches
 # brought to a common stain, for notebook 32.
