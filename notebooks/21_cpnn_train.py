@@ -131,7 +131,7 @@ for name, bulk in bulks.items():
 # %% [markdown]
 # The last columns are the correlation that the inner folds saw, CPNN alone and with its residual. Slides are few, and
 # of many ranks one always looks best by luck; so the smallest rank is taken that is behind the best by no more than one
-# standard error over the inner folds. With seed 0 that was no axis in five of the six folds, and two in one: `beyond`
+# standard error over the inner folds. With seed 0 that was no axis in five of the six folds, and one in one: `beyond`
 # predicts about what CPNN does. Notebook 22 scores what was held out.
 #
 # ## Spots
@@ -217,7 +217,7 @@ display(spots.uns["folds"].round(3))
 # %% [markdown]
 # The table shows what the inner folds of the training patients chose for `beyond`: the slope of CPNN's own prediction,
 # and the number of axes (`rank`) that the residual was allowed. With seed 0 all four folds kept CPNN's prediction
-# (slopes of 1.1) and added one axis. On HER2ST all three folds gave CPNN's own prediction no say (slope 0) and a
+# (slopes of about 1) and added one axis. On HER2ST all three folds gave CPNN's own prediction no say (slope 0) and a
 # residual of four axes everything: with a reference of one donor of another kind of tumour, the step beyond CPNN is a
 # low-rank ridge on a spot and its neighbours. Predictions are not smoothed.
 

@@ -125,7 +125,7 @@ if "ERBB2" in prototypes.start:
     )
 
 # %% [markdown]
-# On the tissue of seed 0 the reference lacks plasma cells, and the weights of T and B cells follow them (.53 and .52):
+# On the tissue of seed 0 the reference lacks plasma cells, and the weights of T and B cells follow them (.53 and .51):
 # they live in the same infiltrate, and the picture of one is the picture of the others. B cells come out at .12 where
 # .02 is true (notebook 22), which no correlation would tell. On HER2ST, training left *ERBB2*, first in counts, where
 # the reference had put it. A weight is a share among the types on offer, never more.
@@ -146,7 +146,7 @@ for suspect in ("ceiling", "with_depth"):
     report(f"{key}.spot.score_follows_{suspect}", float(strength.corr(genes.pcc, method="spearman")))
 
 # %% [markdown]
-# With seed 0 neither explains much of CPNN's order of genes: its score follows the ceiling by .25 and depth by .09
+# With seed 0 neither explains much of CPNN's order of genes: its score follows the ceiling by .26 and depth by .09
 # (Spearman). The best genes are markers of epithelium, the worst are background genes.
 #
 # ## Maps of genes
