@@ -119,11 +119,12 @@ if blurred.n_obs:
 pd.concat({"spots": scores.sections}, names=["level"]).to_csv(run.stage / "scores.csv")
 
 # %% [markdown]
-# Correlations this small are what 250 genes of highest count give, most of which no cell type owns: even the oracle, a
-# ridge on the *true* shares of cell types, stays at .04 (seed 0, Spearman; Pearson .06). `mean` does not vary and has
-# no score. With seed 0 the first rows lie close together: CPNN and `beyond` at .05, ridge and `no_prototype` at .04,
-# three numbers at .03 (Spearman); in Pearson `beyond` (.08) and ridge (.07) stand above CPNN (.05). On HER2ST's two patients with images at
-# full resolution (Spearman): `beyond` .187, ridge .168, three numbers .149, CPNN .130, control .00.
+# Correlations this small are what 250 genes of highest count give, most of which no cell type owns: even the oracle,
+# a ridge on the *true* shares of cell types, stays at .04 (seed 0, Spearman; Pearson .06). `mean` does not vary and
+# has no score. With seed 0 the first rows lie close together: CPNN and `beyond` at .05, ridge and `no_prototype` at
+# .04, three numbers at .03 (Spearman); in Pearson `beyond` (.08) and ridge (.07) stand above CPNN (.05). On HER2ST's
+# two patients with images at full resolution (Spearman): `beyond` .187, ridge .168, three numbers .149, CPNN .130,
+# control .00.
 #
 # The control stands near 0 in the mean over patients (seed 0: -.01, with an interval that just leaves 0 out), and not
 # in each of them: in single patients of HER2ST it came to -.05 and .10 (Pearson) with twelve permutations. A network
@@ -146,10 +147,10 @@ for a in ("ridge", "density", "cpnn"):
     report(f"{key}.spot.beyond_over_{a}.scc", row["mean"], row.lo, row.hi)
 
 # %% [markdown]
-# With seed 0 `beyond` leads ridge by .006 (Spearman; .003 to .011) and three numbers by .013 (.006 to .022). It does not
-# lead CPNN (.000; -.017 to .015), nor CPNN ridge (.007; -.011 to .028), nor CPNN the same network without prototypes
-# (.005; -.008 to .019). An earlier version of this notebook saw CPNN lead that network by .018 in all: it had dropout
-# and its rival had none. *A baseline deserves what the method is given.*
+# With seed 0 `beyond` leads ridge by .006 (Spearman; .003 to .011) and three numbers by .013 (.006 to .022). It does
+# not lead CPNN (.000; -.017 to .015), nor CPNN ridge (.007; -.011 to .028), nor CPNN the same network without
+# prototypes (.005; -.008 to .019). An earlier version of this notebook saw CPNN lead that network by .018 in all: it
+# had dropout and its rival had none. *A baseline deserves what the method is given.*
 #
 # ## What is the score made of?
 # log1p of counts per 10,000 does not remove depth from sparse counts: in a spot where little was caught, most genes are
