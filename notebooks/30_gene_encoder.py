@@ -267,9 +267,8 @@ for row, name in zip(axes, ("scvi", "scanvi"), strict=True):
 run.figure("after", figure)
 
 # %% [markdown]
-# The guided encoder lays the new patient's cancer and connective tissue where those of several others lie. But p6, whom
-# it trained on, keeps a place of its own in both pictures. In the unguided one most patients overlap, but p5, too, lies
-# apart.
+# The guided encoder lays the new patient's cancer and connective tissue where those of the others lie, and the others
+# overlap. In the unguided one four of the patients lie apart from everybody else.
 #
 # ## Inductive and transductive
 # Papers often fit the encoder on *all* patients, the test patient's expression included (never its labels). That is
