@@ -123,11 +123,11 @@ pd.concat({"spots": scores.sections}, names=["level"]).to_csv(run.stage / "score
 # a ridge on the *true* shares of cell types, stays at .04 (seed 0, Spearman; Pearson .06). `mean` does not vary and
 # has no score. With seed 0 the first rows lie close together: CPNN and `beyond` at .05, ridge and `no_prototype` at
 # .04, three numbers at .03 (Spearman); in Pearson `beyond` (.08) and ridge (.07) stand above CPNN (.05). On HER2ST's
-# two patients with images at full resolution (Spearman): `beyond` .187, ridge .168, three numbers .149, CPNN .130,
-# control .00.
+# two patients with images at full resolution (Spearman): `beyond` .192, ridge .160, three numbers .149, CPNN .126,
+# control -.02.
 #
 # The control stands near 0 in the mean over patients (seed 0: -.01, with an interval that just leaves 0 out), and not
-# in each of them: in single patients of HER2ST it came to -.05 and .10 (Pearson) with twelve permutations. A network
+# in each of them: in single patients of HER2ST it came to -.10 and .11 (Pearson) with twelve permutations. A network
 # that has learned nothing still answers unusual patches with another mixture, and correlation does not ask how small a
 # pattern is. So one patient proves little.
 #
@@ -170,14 +170,14 @@ for method in ("ridge", "cpnn", "beyond"):
     report(f"{key}.spot.partial_pcc.{method}", left.loc[method, "partial"])
 
 # %% [markdown]
-# The total alone scores more than any method (seed 0: Pearson .17 against .08; HER2ST: .32 against .20), and once it is
+# The total alone scores more than any method (seed 0: Pearson .17 against .08; HER2ST: .32 against .21), and once it is
 # taken out .01 to .04 is left (seed 0): about a third of ridge, `mospr` and `beyond`, a sixth of the three numbers.
 # What these read in the picture is above all *how much* a spot holds: cells, and what was caught of them. That is real
 # and can be predicted, and it is not what one means by "predicting 250 genes". A published figure for spots should be
 # read beside this row.
 #
 # And the order changes. Without depth CPNN keeps nearly twice what ridge keeps (seed 0: .039 and .022; HER2ST, four
-# sections: .030 and .012), and on the virtual tissue most of what it had. Its main axis follows depth by .10, that of
+# sections: .020 and .012), and on the virtual tissue most of what it had. Its main axis follows depth by .10, that of
 # every other method by .27 to .34. Prototypes alone do not explain that: `cpnn_free`, which has them too, is at .27.
 #
 # ## How inflated figures come about
