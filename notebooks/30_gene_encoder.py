@@ -244,10 +244,10 @@ ax.set(ylabel="macro-F1 over a patient's classes", ylim=(0, 1))
 run.figure("by_patient", figure)
 
 # %% [markdown]
-# On real spots this notebook was run once, while the encoder was another: full KL weight, held back less (HER2ST, 36
-# sections, 2,000 genes, smoothed; `-p dataset=her2st` tells what the present one does). PCA .35, `section_z` .40 [.28,
-# .48], `neighbourhood` .25, unguided .26, guided .33, which is .07 [.01, .14] below `section_z`. **The claim that a
-# learned encoder beats it did not hold there.** Mixing: PCA .01, `section_z` .60, unguided .21, guided .08.
+# On real spots (HER2ST, 36 sections of 8 patients, 2,000 genes, smoothed; `-p dataset=her2st`) this notebook says:
+# PCA .35, `section_z` .40 [.28, .48], `neighbourhood` .25, unguided .33, guided .35, which is .05 [-.01, .13] below
+# `section_z`. **The claim that a learned encoder beats it does not hold there.** Mixing: PCA .01, `section_z` .60,
+# unguided .07, guided .10.
 #
 # ## Before and after
 # The same two pictures as above, now of what the encoders make of the spots: the unguided one in the upper row, the
