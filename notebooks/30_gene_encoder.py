@@ -7,7 +7,7 @@
 # datasets: [virtual, her2st]
 # reads: []
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
-# time: 65 s (cpu profile, 2 cores)
+# time: 78 s (cpu profile, 2 cores)
 # memory: 1.2 GB
 # ---
 
