@@ -143,7 +143,7 @@ def test_the_image_encoder_of_each_held_out_patient_is_read_by_the_notebooks(fil
             again = model.place(torch.from_numpy(stage.pairs.image)).numpy()
         np.testing.assert_allclose(again, file["p1/image"][...], atol=1e-5)
     sides = recognition_files.read_sides(tmp_path / "embeddings.h5")
-    assert sides["p0"]["gene"].shape == (len(stage.pairs), 20)
+    assert sides["p0"]["gene"].shape == (len(stage.pairs), options.values("30_gene_encoder")["latent"])
 
 
 def test_the_gene_encoder_of_real_tables_takes_twice_the_steps_as_in_notebook_30(files, tmp_path):
