@@ -213,8 +213,8 @@ if virtual:
 # iLISI stays low (.06 both; `section_z` .55): not telling the encoder the patient was not enough to lose it.
 #
 # We had asked that the unguided encoder lose no more than .01 of F1 against PCA. It loses .007, on a tissue that was
-# not among those it was chosen on. With 20 numbers and a heavier KL it had lost .05: what a few spots of a rare class
-# differ by is small, and the first to be given up where every number has its price.
+# not among those it was chosen on. What a few spots of a rare class differ by is small, and the first to be given up
+# where every number has its price: `-p latent=20 -p kl_weight=0.3` shows it.
 #
 # ## Better, or lucky?
 # With so few patients intervals are wide. Compare on the *same* patients: the difference of pooled F1 over the same

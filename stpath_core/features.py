@@ -182,10 +182,11 @@ def _blobs(blurred: list[np.ndarray], around: np.ndarray, h: np.ndarray, mpp: fl
     size = np.bincount(label, minlength=found)
     shape = _shapes(label, size, y, x, h.ravel()[at], around.ravel()[at], mpp)  # (found, 6)
     large = size * mpp**2 >= _SMALLEST_UM2
-    home = np.bincount(label, weights=tile, minlength=found) / np.maximum(size, 1)
+    home = np.zeros(found, int)
+    home[label] = tile  # a blob lies in one tile
     per_area = 1e3 / (height * width * mpp**2)
     for k in range(n):
-        mine = shape[large & (np.round(home) == k)]
+        mine = shape[large & (home == k)]
         if len(mine):
             area, aspect = np.exp(mine[:, :2]).T
             out[:-4, k] = np.percentile(mine, _SHARES, axis=0).T.ravel()

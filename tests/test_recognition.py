@@ -261,3 +261,11 @@ def test_a_tissue_goes_from_its_seed_to_scores():
     assert {"random.pooled", "beyond.mean"} <= set(told)
     assert all(0 <= value <= 1 for value in told.values())
     assert len([key for key in told if key.startswith("raw_clip.")]) == 2 + 3
+
+
+def test_the_studies_train_the_gene_encoder_as_notebook_30_does():
+    from stpath_core import recognition_study, stages
+
+    values = stages.find_notebook("30_gene_encoder").resolve({"profile": "cpu"})
+    assert {name: values[name] for name in recognition_study.ENCODER} == recognition_study.ENCODER
+    assert values["steps"] == recognition_study.GENE_STEPS

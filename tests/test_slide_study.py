@@ -98,3 +98,10 @@ def test_every_study_has_its_cell_and_a_grid_that_can_be_run():
         study.check_grid(name, grid)
         assert set(slide_study.CELLS[name].__annotations__) - {"return"} == set(grid)
         assert next(iter(grid)) == "seed"  # slowest: its slides are rendered once
+
+
+def test_the_study_trains_as_notebook_21_does_at_the_cpu_profile():
+    from stpath_core import stages
+
+    values = stages.find_notebook("21_cpnn_train").resolve({"profile": "cpu"})
+    assert (tuple(values["slide_widths"]), values["slide_steps"]) == (slide_study.WIDTHS, slide_study.STEPS)
