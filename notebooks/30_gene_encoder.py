@@ -268,7 +268,7 @@ run.figure("after", figure)
 
 # %% [markdown]
 # The guided encoder lays the new patient's cancer and connective tissue where those of the others lie, and the others
-# overlap. In the unguided one four of the patients lie apart from everybody else.
+# overlap. In the unguided one three of the patients lie apart from everybody else.
 #
 # ## Inductive and transductive
 # Papers often fit the encoder on *all* patients, the test patient's expression included (never its labels). That is
