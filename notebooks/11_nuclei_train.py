@@ -24,6 +24,7 @@
 dataset: str = "virtual"  # virtual; monuseg, nucls or masks (a folder with images/ and labels/) with data_dir
 data_dir: str = ""  # where the real tiles lie
 seed: int = 0  # tissue and training seed
+training_seed: int = -1  # of the network, its tiles and all draws, on the same tissue; below 0: as seed
 device: str = "auto"  # auto, cpu, cuda
 profile: str = "cpu"  # smoke, cpu, gpu
 out: str = ""  # where the run is recorded; empty: runs/
@@ -44,6 +45,7 @@ learning_rate: float = 2e-3  # peak of the schedule
 from stpath_core.record import begin, expect, report
 
 run = begin("11_nuclei_train", globals())
+training_seed = seed if training_seed < 0 else training_seed
 
 # %% [markdown]
 # ## Who trains, who waits outside
@@ -60,7 +62,7 @@ run = begin("11_nuclei_train", globals())
 from stpath_core import evaluate, nuclei
 from stpath_core.io import registry
 
-# inputs: run, dataset, data_dir, mpp, holdout, folds, seed
+# inputs: run, dataset, data_dir, mpp, holdout, folds, training_seed
 stage = run.inputs("10_nuclei_labels") / "nuclei.h5" if dataset == "virtual" else None
 sections = nuclei.open_sections(dataset, stage=stage, data_dir=data_dir, mpp=mpp)
 unseen = evaluate.UNSEEN_ORGANS if dataset == "virtual" else ()
@@ -71,7 +73,7 @@ inner_share = 0.1 if dataset == "virtual" else 0.0  # of the training patients, 
 for split in splits:
     train = [s for s in sections if s.name in split.train]
     evaluate.audit_split(train, [s for s in sections if s.name in split.test], apart=apart)
-    fit_on, validate_on = nuclei.inner_split(train, seed=seed, share=inner_share)
+    fit_on, validate_on = nuclei.inner_split(train, seed=training_seed, share=inner_share)
     print(f"fit on {len(fit_on)}, validate on {[s.name for s in validate_on] or 'none'}, ", end="")
     print(f"held out: {list(split.test) or 'none'}")
 
@@ -103,10 +105,10 @@ for split in splits:
 from stpath_core import plot
 from stpath_core.data import NucleiTiles, distance_targets
 
-# inputs: run, fit_on, dataset, tile_px, seed
+# inputs: run, fit_on, dataset, tile_px, training_seed
 grid = {"mpp": 0.5, "stride": 1} if dataset == "virtual" else {"mpp": 0.25, "stride": 2}
 side_px = tile_px if dataset == "virtual" else tile_px * 3 // 2
-tiles = NucleiTiles(fit_on, **grid, size_px=side_px, batch_size=4, seed=seed)
+tiles = NucleiTiles(fit_on, **grid, size_px=side_px, batch_size=4, seed=training_seed)
 batch = tiles(0)
 axes = plot.training_tiles(batch.image, distance_targets(batch.instances), mpp=grid["mpp"])
 run.figure("training_tiles", axes.flat[0])
@@ -136,13 +138,13 @@ from stpath_core.progress import track
 from stpath_core.tissue.cell_types import SUPER_CLASSES
 
 # inputs: run, sections, splits, dataset, encoder, encoder_args, width, steps, real_steps
-# inputs: grid, side_px, batch_size, learning_rate, inner_share, seed, device
+# inputs: grid, side_px, batch_size, learning_rate, inner_share, seed, training_seed, device
 typed = all(s.labels is not None for s in sections)  # without types the type head is left out, not zeroed
 settings = {"encoder": encoder, "encoder_args": json.loads(encoder_args), "width": width}
 settings |= {"batch_size": batch_size, "tile_px": side_px, **grid}
 if dataset != "virtual":  # few tiles and many steps: a quicker network, and tiles that are bent, not learned by heart
     settings |= {"blocks": 1, "bend_um": 1.0}
-settings |= {"lr": learning_rate, "seed": seed, "device": device, "progress": partial(track, label="steps")}
+settings |= {"lr": learning_rate, "seed": training_seed, "device": device, "progress": partial(track, label="steps")}
 n_steps = steps if dataset == "virtual" else real_steps
 histories = []
 for split in splits:
@@ -221,7 +223,7 @@ if typed and len(splits) == 1:
     table.save(run.stage / "features.npz")
     arms = {"image_oriented": [s.labels for s in learners]}
     for draw in range(3):
-        arms[f"shuffled_{draw}"] = nuclei.shuffled_within_patient(learners, seed=3 * seed + draw)
+        arms[f"shuffled_{draw}"] = nuclei.shuffled_within_patient(learners, seed=3 * training_seed + draw)
     for arm, by_section in arms.items():
         labels = table.labels(by_section)
         head = nuclei.fit_type_head(table, labels, classes=len(SUPER_CLASSES))
@@ -241,7 +243,7 @@ if typed and len(splits) == 1:
 
 # %% tags=["solution"]
 if typed and len(splits) == 1:
-    labels, rng = table.labels(arms["image_oriented"]), np.random.default_rng(seed)
+    labels, rng = table.labels(arms["image_oriented"]), np.random.default_rng(training_seed)
     for n in (5, 20, 100, 500):
         few = np.full_like(labels, -1)
         for k in range(len(SUPER_CLASSES)):

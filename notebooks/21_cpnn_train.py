@@ -191,6 +191,7 @@ print(f"{len(fold.types)} types; {len(fold.absent)} of {spot_genes} panel genes 
 # ridge of few axes for what its cell types leave. `shuffled` is CPNN with pairs made at random. Who wins?
 
 # %% tags=["copy-me"]
+
 from safetensors.torch import save_file
 
 from stpath_core import spot_methods
@@ -201,17 +202,11 @@ from stpath_core import spot_methods
 # inputs: display, spot_methods
 fast = {"steps": spot_steps, "widths": tuple(spot_widths), "draws": control_draws * (1 if dataset == "virtual" else 4)}
 training = spot_methods.Training(**fast, seed=seed, device=device)
-kept = spot_methods.Collected(cohort, list(reference.index))
-known = cohort.obsm["composition"].to_numpy() if "composition" in cohort.obsm else None
-for number, test in enumerate(track(splits, label="folds")):
-    fold = spot_methods.make_fold(cohort, reference, test, n_genes=spot_genes)
-    truth = None if known is None else (known[~test], known[test])
-    found, models, plus = spot_methods.run_fold(fold, training, truth=truth)
-    kept.add(test, fold, found, models, plus)
-    state = {name: value.contiguous() for name, value in models[0].state_dict().items()}
-    names = {"genes": ",".join(cohort.var_names[fold.columns])}
-    save_file(state, run.stage / f"cpnn_spots_{number}.safetensors", names)
-spots = kept.table()
+shared = {"n_genes": spot_genes, "workers": 2 if spot_steps > 50 else 1}
+spots, models = spot_methods.hold_out(cohort, reference, splits, training, **shared)
+for number, (model, genes) in enumerate(models):
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, run.stage / f"cpnn_spots_{number}.safetensors", {"genes": ",".join(genes)})
 display(spots.uns["folds"].round(3))
 
 # %% [markdown]
@@ -278,7 +273,7 @@ for weight in (0.5, 5.0):
     model = spot_methods.train_cpnn(fold, regularisers=Regularisers(weights=weight), **settings)
     w, answer = spot_methods.cpnn_answer(model, fold.test)
     line = f"weight {weight}: genes {np.nanmean(ex.pearson(fold.test.target, answer)):.3f}"
-    if known is not None:
+    if "composition" in cohort.obsm:
         truth = cohort.obsm["composition"][fold.types][splits[0]].to_numpy()
         line += f", shares {np.median(deconvolution.type_correlations(truth, w)):.2f}"
     print(line)

@@ -234,15 +234,15 @@ if dataset == "virtual":
 # each class; the supervised network is trained on just those.
 
 # %%
-from stpath_core.recognition import supervised
+from stpath_core.recognition_arms import embed_taught
 
+few = {n: {who: scores.few_told(label, patient, n, held_out=who, seed=seed) for who in folds} for n in (2, 10, 50)}
+every = [told for of_n in few.values() for told in of_n.values()]
+taught = iter(embed_taught(pairs, label, every, settings=settings, seed=seed, workers=how["workers"]))
 rows = []
-for n in (2, 10, 50):
-    told = {who: scores.few_told(label, patient, n, held_out=who, seed=seed) for who in folds}
-    small = {who: np.flatnonzero(told[who]) for who in folds}
-    taught = {who: supervised(pairs, label, small[who], settings=settings, seed=seed) for who in folds}
+for n, told in few.items():
     arms = {arm: embedded[arm] for arm in ("random", "raw_clip", best, "beyond")}
-    arms["supervised_as_few"] = {who: embed(model, pairs.image) for who, model in taught.items()}
+    arms["supervised_as_few"] = dict(zip(folds, taught, strict=False))
     rows += [(n, arm, scores.judge_few(u, label, patient, told).mean) for arm, u in arms.items()]
 few = pd.DataFrame(rows, columns=["labels per class", "arm", "macro-F1, mean over patients"])
 run.figure("few_labels", plot.curve(few, x="labels per class", y="macro-F1, mean over patients", by="arm"))

@@ -14,8 +14,9 @@ STAINS = torch.tensor(STAIN_AXES, dtype=torch.float32)
 def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.15) -> Tensor:
     """Vary stain strength and hue, gamma, focus and noise, one draw per image.
 
-    image : (B, 3, H, W) float in [0, 1] on the CPU; returns the same. The stain step scales and shifts each stain's
-    optical density (Tellez et al. 2018) and bends the stain vectors a little; `strength` is its standard deviation.
+    image : (B, 3, H, W) float in [0, 1]; returns the same. rng : of the CPU; on a GPU the noise of the pixels is the
+    GPU's own, seeded by it. The stain step scales and shifts each stain's optical density (Tellez et al. 2018) and
+    bends the stain vectors a little; `strength` is its standard deviation.
     """
     b = len(image)
     normal = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
@@ -25,15 +26,23 @@ def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.15
     shift = 0.05 * normal(b, 3, 1, 1)
     focus = (torch.rand(b, 1, 1, 1, generator=rng) * 2.0 - 0.8).clamp(max=1.0)  # below 0: a little unsharp masking
     noise = 0.03 * torch.rand(b, 1, 1, 1, generator=rng)
+    if image.is_cuda:
+        own = torch.Generator(image.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+        drawn = [v.to(image.device, non_blocking=True) for v in (mix, shift, focus, noise)]
+        return _restained(image, *drawn, torch.randn(image.shape, generator=own, device=image.device))
     out = torch.empty_like(image)
     for k in range(b):  # one by one: what lies between stays in the cache, and threads do not wait for new memory
-        density = image[k : k + 1].clamp(min=1 / 255).log_().neg_()  # (1, 3, H, W)
-        density = torch.einsum("bchw,bcd->bdhw", density, mix[k : k + 1]) + shift[k]
-        seen = density.clamp_(min=0, max=6).neg_().exp_()
-        blurred = _mean_of_nine(seen)
-        seen = seen + blurred.sub_(seen).mul_(focus[k])
-        out[k : k + 1] = seen.add_(noise[k] * normal(*seen.shape)).clamp_(0, 1)
+        one = image[k : k + 1]
+        out[k : k + 1] = _restained(one, mix[k : k + 1], shift[k], focus[k], noise[k], normal(*one.shape))
     return out
+
+
+def _restained(image: Tensor, mix: Tensor, shift: Tensor, focus: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
+    density = image.clamp(min=1 / 255).log_().neg_()  # (B, 3, H, W)
+    density = torch.einsum("bchw,bcd->bdhw", density, mix) + shift
+    seen = density.clamp_(min=0, max=6).neg_().exp_()
+    seen = seen + _mean_of_nine(seen).sub_(seen).mul_(focus)
+    return seen.add_(grain.mul_(noise)).clamp_(0, 1)
 
 
 def _mean_of_nine(image: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -163,22 +165,37 @@ def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
 @dataclass(frozen=True)
 class NucleiBatch:
     """image : (B, 3, S, S) uint8; instances : (B, S/stride, S/stride) int64; section : (B,) where each tile was cut;
-    labels : (B, top) int64 by instance id, -1 unknown, or None."""
+    labels : (B, ids) int64 by instance id, -1 unknown, or None; top : no id is above it, None: not counted."""
 
     image: Tensor
     instances: Tensor
     section: Tensor
     labels: Tensor | None
+    top: int | None = None
 
     def to(self, device: torch.device | str) -> NucleiBatch:
         labels = None if self.labels is None else self.labels.to(device)
-        return NucleiBatch(self.image.to(device), self.instances.to(device), self.section.to(device), labels)
+        return NucleiBatch(self.image.to(device), self.instances.to(device), self.section.to(device), labels, self.top)
 
     def share(self) -> NucleiBatch:
         """The tiles of this process, where several train together."""
         mine = ranks.share(len(self.image))
         labels = None if self.labels is None else self.labels[mine]
-        return NucleiBatch(self.image[mine], self.instances[mine], self.section[mine], labels)
+        return NucleiBatch(self.image[mine], self.instances[mine], self.section[mine], labels, self.top)
+
+
+class Place(NamedTuple):
+    """Where a tile lies: its section, centre and half its side in the section's pixels, cosine and sine of its angle
+    over its zoom, -1 where it is mirrored, and displacements (1, 2, 6, 6) in pixels of the tile, or None."""
+
+    section: int
+    cy: float
+    cx: float
+    half: float
+    cos: float
+    sin: float
+    flip: float
+    bend: Tensor | None
 
 
 class NucleiTiles:
@@ -215,7 +232,7 @@ class NucleiTiles:
         self.ids = [torch.from_numpy(s.instances.astype(np.float32))[None] for s in self.sections]  # exact below 2**24
         self.size, self.stride, self.batch_size = size_px, stride, batch_size
         self.scale, self.bend_px, self.augment, self.seed = scale, bend_um / mpp, augment, seed
-        self.labels = None
+        self.labels, self.card = None, None
         if all(s.labels is not None for s in self.sections):
             top = max(len(s.labels) for s in self.sections)
             self.labels = torch.full((len(sections), top), -1, dtype=torch.long)
@@ -225,16 +242,38 @@ class NucleiTiles:
     def __call__(self, step: int) -> NucleiBatch:
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         which = torch.randint(len(self.sections), (self.batch_size,), generator=rng)
-        cut = [self._cut(int(k), rng) for k in which]
-        image = torch.stack([c[0] for c in cut])  # (B, 3, S, S) in [0, 255]
+        places = [self._place(int(k), rng) for k in which]
+        if self.card is None:
+            cut = [self._cut(place) for place in places]
+            image, instances = torch.stack([c[0] for c in cut]), torch.stack([c[1] for c in cut]).long()
+        else:
+            image, instances = self.card.cut(places)  # (B, 3, S, S) in [0, 255], (B, s, s)
+            which = which.to(image.device)
         if self.augment:
             image = stain_augment(image.div_(255), rng).mul_(255)
-        instances = torch.stack([c[1] for c in cut]).long()  # (B, s, s)
         labels = None if self.labels is None else self.labels[which]
-        return NucleiBatch(image.round_().clamp_(0, 255).byte(), instances, which, labels)
+        top = None if self.card is None else self.card.top
+        return NucleiBatch(image.round_().clamp_(0, 255).byte(), instances, which, labels, top)
 
-    def _cut(self, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One tile: (3, S, S) float in [0, 255] and ids (S/stride, S/stride)."""
+    def on(self, device: torch.device | str) -> NucleiTiles:
+        """The same tiles, cut on the device where all sections lie from now on; a GPU would wait for a CPU's.
+
+        A batch holds the same places and stains; its noise is the device's own, and grey levels may differ by one.
+        """
+        from stpath_core.card import TilesOnCard
+
+        tiles = copy(self)
+        tiles.card = TilesOnCard(self.images, self.ids, self.size, self.stride, torch.device(device))
+        tiles.labels = None if self.labels is None else self.labels.to(device)
+        return tiles
+
+    @property
+    def n_bytes(self) -> int:
+        """What `on` takes of the device's memory."""
+        return 8 * sum(ids.numel() for ids in self.ids)
+
+    def _place(self, k: int, rng: torch.Generator) -> Place:
+        """Where a tile of section k lies."""
         u = torch.rand(5, generator=rng)
         height, width = self.images[k].shape[-2:]
         zoom = float(torch.exp((2 * u[0] - 1) * self.scale)) if self.augment else 1.0
@@ -244,22 +283,26 @@ class NucleiTiles:
         reach = min(half * 1.42, height / 2, width / 2) if self.augment else half  # the rotated tile's radius
         cy = reach + float(u[3]) * max(height - 2 * reach, 0)
         cx = reach + float(u[4]) * max(width - 2 * reach, 0)
-        top, left = max(int(cy - half * 1.5), 0), max(int(cx - half * 1.5), 0)
-        box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
-        image, ids = self.images[k][box].float(), self.ids[k][box]
-        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
         bend = None
         if self.augment and self.bend_px:
             bend = self.bend_px * torch.randn(1, 2, _BENDS, _BENDS, generator=rng)
+        return Place(k, cy, cx, half, np.cos(angle) / zoom, np.sin(angle) / zoom, flip, bend)
+
+    def _cut(self, place: Place) -> tuple[Tensor, Tensor]:
+        """One tile: (3, S, S) float in [0, 255] and ids (S/stride, S/stride)."""
+        cy, cx, half = place.cy, place.cx, place.half
+        top, left = max(int(cy - half * 1.5), 0), max(int(cx - half * 1.5), 0)
+        box = np.s_[:, top : int(cy + half * 1.5) + 2, left : int(cx + half * 1.5) + 2]
+        image, ids = self.images[place.section][box].float(), self.ids[place.section][box]
         grids, sampled, (h, w) = {}, [], image.shape[-2:]
         for source, n, mode in ((image, self.size, "bilinear"), (ids, self.size // self.stride, "nearest")):
             if n not in grids:
                 t = (torch.arange(n) + 0.5) * (self.size / n) - self.size / 2  # centres, tile pixels from the middle
-                y, x = t[:, None], t[None] * flip
-                if bend is not None:
-                    moved = F.interpolate(bend, (n, n), mode="bicubic", align_corners=True)[0]
+                y, x = t[:, None], t[None] * place.flip
+                if place.bend is not None:
+                    moved = F.interpolate(place.bend, (n, n), mode="bicubic", align_corners=True)[0]
                     y, x = y + moved[0], x + moved[1]
-                sx, sy = cx - left + cos * x - sin * y, cy - top + sin * x + cos * y
+                sx, sy = cx - left + place.cos * x - place.sin * y, cy - top + place.sin * x + place.cos * y
                 grids[n] = torch.stack([sx.mul_(2).div_(w).sub_(1), sy.mul_(2).div_(h).sub_(1)], -1)[None]
             sampled.append(
                 F.grid_sample(source[None], grids[n], mode=mode, padding_mode="reflection", align_corners=False)[0]
@@ -267,7 +310,7 @@ class NucleiTiles:
         return sampled[0], sampled[1][0]
 
 
-def distance_targets(instances: Tensor) -> Tensor:
+def distance_targets(instances: Tensor, top: int | None = None) -> Tensor:
     """Where in its nucleus a pixel lies: horizontal and vertical position, and depth; 0 outside.
 
     instances : (B, h, w) ids, unique per image -> (B, 3, h, w) float32. The first two run from -1 to 1 across the
@@ -275,18 +318,38 @@ def distance_targets(instances: Tensor) -> Tensor:
     cone 1 - |(horizontal, vertical)|: 1 at the centre, 0 at the border. It follows from the first two, but a network
     must be asked for it: where it is unsure, it answers 0 to all three, which reads as "centre" in the position maps
     and as "border" in the depth.
+
+    top : no id is above it. Where it is known, nothing has to be counted first, for which a GPU would have to wait.
     """
-    out = torch.zeros(len(instances), 3, *instances.shape[-2:], device=instances.device)
-    b, r, c = instances.nonzero(as_tuple=True)
-    if not len(b):
+    shape, device = instances.shape, instances.device
+    out = torch.zeros(shape[0], 3, *shape[1:], device=device)
+    if top is None:
+        b, r, c = instances.nonzero(as_tuple=True)
+        if not len(b):
+            return out
+        keys = b * (int(instances.max()) + 1) + instances[b, r, c]
+        _, index = torch.unique(keys, return_inverse=True)
+        position = _in_nucleus(torch.stack([c, r]).float(), index, int(index.max()) + 1)
+        out[b, 0, r, c], out[b, 1, r, c] = position
+        out[b, 2, r, c] = (1 - out[b, :2, r, c].norm(dim=1)).clamp(min=0)
         return out
-    keys = b * (int(instances.max()) + 1) + instances[b, r, c]
-    _, index, size = torch.unique(keys, return_inverse=True, return_counts=True)
-    for axis, position in enumerate((c.float(), r.float())):
-        centre = torch.zeros(len(size), device=instances.device).index_add_(0, index, position) / size
+    image = torch.arange(shape[0], device=device)[:, None, None]
+    r, c = (torch.arange(n, device=device, dtype=torch.float32) for n in shape[1:])
+    places = torch.stack([c.expand(shape).flatten(), r[:, None].expand(shape).flatten()])  # (2, pixels)
+    position = _in_nucleus(places, (image * (top + 1) + instances).flatten(), shape[0] * (top + 1))
+    out[:, 0], out[:, 1] = position.view(2, *shape)
+    out[:, 2] = (1 - out[:, :2].norm(dim=1)).clamp(min=0)
+    return out * (instances > 0)[:, None]
+
+
+def _in_nucleus(places: Tensor, index: Tensor, n: int) -> Tensor:
+    """(2, pixels) positions from -1 to 1 in the nucleus that each pixel belongs to, by its index below n."""
+    out = torch.empty_like(places)
+    size = torch.zeros(n, device=places.device).index_add_(0, index, torch.ones_like(places[0])).clamp_(min=1)
+    for axis, position in enumerate(places):
+        centre = torch.zeros(n, device=places.device).index_add_(0, index, position) / size
         offset = position - centre[index]
-        flat = (offset > 0).long() * len(size) + index  # the two sides of a nucleus reach differently far
-        reach = torch.zeros(2 * len(size), device=instances.device).scatter_reduce(0, flat, offset.abs(), "amax")
-        out[b, axis, r, c] = offset / reach[flat].clamp(min=1e-6)
-    out[b, 2, r, c] = (1 - out[b, :2, r, c].norm(dim=1)).clamp(min=0)
+        flat = (offset > 0).long() * n + index  # the two sides of a nucleus reach differently far
+        reach = torch.zeros(2 * n, device=places.device).scatter_reduce(0, flat, offset.abs(), "amax")
+        out[axis] = offset / reach[flat].clamp(min=1e-6)
     return out

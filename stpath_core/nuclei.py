@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from stpath_core.data import NucleiBatch, NucleiSection, NucleiTiles, distance_targets, read_nuclei_stage
 from stpath_core.errors import InputError
-from stpath_core.fit import Progress, fit
+from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import reads
 from stpath_core.losses import distance_loss, nucleus_loss, type_loss
 from stpath_core.models.nuclei import NucleiNet, TypeHead, image_moments, pool_nuclei
+
+CARD_SHARE = 0.25  # of a GPU's free memory that sections may take, so that tiles are cut there
 
 
 def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
@@ -31,7 +33,7 @@ def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
     inside = (batch.instances > 0).float()  # (B, h, w)
     terms = {
         "nucleus": nucleus_loss(logit.float(), inside),
-        "distance": distance_loss(distance.float(), distance_targets(batch.instances), inside),
+        "distance": distance_loss(distance.float(), distance_targets(batch.instances, batch.top), inside),
     }
     if model.type_head is not None and batch.labels is not None:
         pooled, keys = pool_nuclei(features, batch.instances)
@@ -206,6 +208,9 @@ def train_split(
         model = deepcopy(start)
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}
     tiles = NucleiTiles(fit_on, **cut, bend_um=bend_um, seed=seed)
+    place = pick_device(device)
+    if place.type == "cuda" and tiles.n_bytes < CARD_SHARE * torch.cuda.mem_get_info(place)[0]:
+        tiles, workers = tiles.on(place), 0
     watch = {}
     if validate_on:
         looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)

@@ -147,7 +147,8 @@ def train(
     model = ContrastiveModel(image_encoder(pairs.image, rows, s), z.shape[1], dim=s.dim, dropout=s.dropout)
     z = np.asarray(z, np.float32)
     model.standardise_genes(z[rows])
-    image, gene = torch.from_numpy(pairs.image), torch.from_numpy(z)
+    place = pick_device(s.device)
+    image, gene = on_card(torch.from_numpy(pairs.image), place), on_card(torch.from_numpy(z), place)
 
     def batch_at(step: int) -> PairBatch:
         rng = np.random.default_rng([seed, step])
@@ -163,9 +164,16 @@ def train(
         return {"loss": loss, "log_batch": chance, "tau": net.tau}
 
     history = fit(model, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
-                  device=pick_device(s.device), progress=progress, fused=True, workers=workers,
+                  device=place, progress=progress, fused=True, workers=0 if image.is_cuda else workers,
                   compiled=compiled)  # fmt: skip
     return model.eval(), history
+
+
+def on_card(table: Tensor, device: torch.device) -> Tensor:
+    """The whole table on the GPU that trains, where it fits well; else as it is, and batches are sent one by one."""
+    if device.type != "cuda" or table.nbytes > 0.25 * torch.cuda.mem_get_info(device)[0]:
+        return table
+    return table.to(device)
 
 
 def untrained(pairs: Pairs, rows: np.ndarray, *, settings: Settings | None = None, seed: int = 0) -> ContrastiveModel:

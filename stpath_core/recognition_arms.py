@@ -148,6 +148,27 @@ def embed_arms(
     return {name: {who: parts[who][name] for who in held} for name in arms}
 
 
+def embed_taught(
+    pairs: Pairs,
+    label: np.ndarray,
+    told: Sequence[np.ndarray],
+    *,
+    settings: Settings | None = None,
+    seed: int = 0,
+    workers: int = 1,
+) -> list[np.ndarray]:
+    """The supervised control taught by some labels alone, once for each `told` (n,) bool: u (n, D) of all spots.
+
+    workers : processes that share them; the result does not depend on it.
+    """
+    return list(each(partial(_embed_taught, pairs, label, settings or Settings(), seed), told, workers=workers))
+
+
+def _embed_taught(pairs: Pairs, label: np.ndarray, settings: Settings, seed: int, told: np.ndarray) -> np.ndarray:
+    with one_torch_thread():
+        return embed(supervised(pairs, label, np.flatnonzero(told), settings=settings, seed=seed), pairs.image)
+
+
 def _embed_fold(pictures, label, arms, settings: Settings, seed: int, job: tuple[str, Sides]) -> dict[str, np.ndarray]:
     held_out, sides = job
     out = {}

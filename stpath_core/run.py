@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -143,12 +144,12 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
     progress = CellProgress(nb.cells, quiet=quiet)
     begun, status, message = time.monotonic(), "complete", ""
     try:
-        with _kernel_environment(folder, one.given_to_all):
+        with _kernel_environment(folder, one.given_to_all), _sockets() as sockets:
             papermill.execute_notebook(
                 nb,
                 re.sub("([{}])", r"\1\1", str(folder / f"{name}.ipynb")),  # papermill fills in what stands in braces
                 parameters,
-                engine_name=_engine(folder / "kernel.log"),
+                engine_name=_engine(folder / "kernel.log", sockets),
                 kernel_name=KERNELSPEC["name"],
                 progress_bar=False,
                 cells_seen=progress,
@@ -289,19 +290,39 @@ def _kernel_environment(folder: Path, given: Mapping[str, Any]) -> Iterator[None
                 os.environ[name] = value
 
 
-def _engine(log: Path) -> str:
+@contextmanager
+def _sockets() -> Iterator[str]:
+    """Where a kernel's sockets lie, as files that only this user opens; "" where they must be ports of this machine.
+
+    Ports are looked for before the kernel takes them, so two notebooks that start at once can be told the same one:
+    the second kernel dies. Names of files are this run's own. A name of more than about a hundred letters is refused.
+    """
+    with tempfile.TemporaryDirectory(prefix="stpath-", ignore_cleanup_errors=True) as folder:
+        yield str(Path(folder) / "kernel") if os.name == "posix" and len(folder) < 80 else ""
+
+
+def _engine(log: Path, sockets: str) -> str:
     """Register papermill's own engine with our kernel and our progress, and return its name.
 
-    log : where the kernel process itself complains; what cells print is in the executed copy
+    log : where the kernel process itself complains; what cells print is in the executed copy. sockets : see `_sockets`
     """
     import zmq
     from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.localinterfaces import localhost
     from jupyter_client.manager import AsyncKernelManager
     from papermill.engines import NBClientEngine, papermill_engines
     from traitlets import default
 
     class ThisPython(AsyncKernelManager):
         """A kernel of the running interpreter, whatever kernels are registered; its sockets are encrypted."""
+
+        @default("transport")
+        def _files_or_ports(self) -> str:
+            return "ipc" if sockets else "tcp"
+
+        @default("ip")
+        def _where(self) -> str:
+            return sockets or localhost()
 
         @default("transport_encryption")
         def _encrypt(self) -> str:

@@ -7,6 +7,7 @@ targets are centred, because correlations are taken within sections.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,12 +18,13 @@ import torch
 from stpath_core import expression as ex
 from stpath_core import keys
 from stpath_core.expression_folds import Fold, take_apart
-from stpath_core.fit import pick_device
+from stpath_core.fit import one_torch_thread, pick_device
 from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import expression_networks as networks
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, PER, Regularisers, answer, spot_loss
 from stpath_core.spots import SpotTable, centred, neighbour_mean, smoothed
+from stpath_core.tissue.parallel import each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,6 +225,37 @@ def run_fold(
     if truth is not None:
         found["oracle"] = composition_ridge(fold, *truth)
     return found, (model, free), plus
+
+
+def hold_out(
+    adata: AnnData,
+    profiles: pd.DataFrame,
+    splits: Sequence[np.ndarray],
+    training: Training,
+    *,
+    n_genes: int = ex.PANEL,
+    workers: int = 1,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[AnnData, list[tuple[CPNN, list[str]]]]:
+    """Every spot predicted by models that have not seen its patient: the table of `Collected`, and CPNN of each fold
+    with the names of its genes. workers : processes that share the folds; the result does not depend on them.
+
+    adata, profiles : as of `make_fold`; obsm["composition"] true shares by the types of `profiles`, if known.
+    """
+    kept, models = Collected(adata, list(profiles.index)), []
+    answers = each(partial(_hold_out, adata, profiles, training, n_genes), splits, workers=workers)
+    for test, (fold, found, pair, plus) in zip(progress(splits), answers, strict=True):
+        kept.add(test, fold, found, pair, plus)
+        models.append((pair[0], list(adata.var_names[fold.columns])))
+    return kept.table(), models
+
+
+def _hold_out(adata: AnnData, profiles: pd.DataFrame, training: Training, n_genes: int, test: np.ndarray):
+    """One fold and what `run_fold` says of it. On one thread: the matrices are small."""
+    with one_torch_thread():
+        fold = make_fold(adata, profiles, test, n_genes=n_genes)
+        known = adata.obsm["composition"].to_numpy() if "composition" in adata.obsm else None
+        return fold, *run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
 
 
 class Collected:

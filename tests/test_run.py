@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,16 @@ def test_run_records_merges_and_reuses(toys, capsys):
     # a value given reaches the notebook that is needed, although the named one only passes it on
     assert stpath("run", "all", "-p", "size=5", "--seed", 1) == cli.OK
     assert metrics(toys)["part1.read"] == 5
+
+
+def test_two_notebooks_that_start_at_once_cannot_be_told_one_port(toys):
+    """Ports are looked for before they are taken, and another kernel may take them in between."""
+    ask = "from ipykernel.connect import get_connection_info\nhow = get_connection_info(unpack=True)\n"
+    toys.add("10_one", ask + "assert how['transport'] == 'ipc', how['transport']\nprint(how['ip'])")
+    assert stpath("run", "10") == cli.OK
+    (text,) = (p.read_text() for p in toys.runs[0].glob("*.ipynb"))
+    place = Path(re.search(r'"(/[^"]*?/kernel)[\\"]', text)[1])
+    assert not place.parent.exists()  # nothing is left where the sockets were
 
 
 def test_smoke_runs_never_enter_latest_and_out_moves_the_runs(toys):

@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.sparse import csr_matrix
 
 from stpath_core import io, keys, spot_cohorts, spot_methods, spots
@@ -179,14 +180,13 @@ def test_every_method_finds_planted_structure_and_the_control_does_not(rng):
     from stpath_core import expression_tables as et
 
     adata = cohort(rng)
-    training = spot_methods.Training(steps=120, widths=(32, 16), draws=2)
-    kept = spot_methods.Collected(adata, ["A", "B"])
-    known = adata.obsm["composition"].to_numpy()
-    for test in ex.patient_folds(adata.obs.patient, 2):
-        fold = spot_methods.make_fold(adata, adata.uns["profiles"], test, n_genes=20)
-        found, models, plus = spot_methods.run_fold(fold, training, truth=(known[~test], known[test]))
-        kept.add(test, fold, found, models, plus)
-    spots_found = kept.table()
+    training, splits = (
+        spot_methods.Training(steps=120, widths=(32, 16), draws=2),
+        ex.patient_folds(adata.obs.patient, 2),
+    )
+    spots_found, models = spot_methods.hold_out(adata, adata.uns["profiles"], splits, training, n_genes=20)
+    assert [len(genes) for _, genes in models] == [20, 20]
+    assert set(models[0][1]) <= set(spots_found.var_names)
     assert (spots_found.obs["fold"] >= 0).all()
     scores = et.spot_scores(spots_found).table(n=50).set_index(["method", "measure"])["mean"].unstack()
     best = scores.loc["oracle", "pcc"]
@@ -199,6 +199,21 @@ def test_every_method_finds_planted_structure_and_the_control_does_not(rng):
     assert et.compositions(spots_found)["within"].min() > 0.8
     partial = et.without_depth(spots_found, ["ridge"])
     assert partial.loc["ridge", "partial"] > 0.5 * best  # totals say nothing here
+
+
+def test_spots_held_out_by_two_processes_are_those_held_out_by_one(rng):
+    from stpath_core import expression as ex
+
+    adata = cohort(rng)
+    how = adata.uns["profiles"], ex.patient_folds(adata.obs.patient, 2), spot_methods.Training(3, (8, 4), draws=1)
+    del adata.uns["profiles"]
+    (one, models), (two, others) = (spot_methods.hold_out(adata, *how, n_genes=20, workers=n) for n in (1, 2))
+    for name in one.layers:
+        np.testing.assert_array_equal(one.layers[name], two.layers[name])
+    np.testing.assert_array_equal(*(found.obsm[spot_methods.WEIGHTS].to_numpy() for found in (one, two)))
+    for (model, genes), (other, same) in zip(models, others, strict=True):
+        assert genes == same
+        torch.testing.assert_close(model.log_profiles, other.log_profiles, rtol=0, atol=0)
 
 
 @pytest.mark.real
