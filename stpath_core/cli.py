@@ -134,9 +134,11 @@ def parser() -> argparse.ArgumentParser:
     command("doctor", "check that this machine can run the tutorials, and say what to mend", _doctor)
     sync = command("sync", "bring each .ipynb up to its .py, by content; the .py wins", _sync)
     sync.add_argument("--check", action="store_true", help="change nothing; fail when a pair differs or is stale")
-    command(
-        "notebooks", "run every notebook at the cpu profile and keep the outputs in the .ipynb", _notebooks
-    ).add_argument("notebooks", nargs="*", default=["all"], metavar="NOTEBOOK", help="number or name (default: all)")
+    fill = command("notebooks", "run every notebook at the cpu profile and keep the outputs in the .ipynb", _notebooks)
+    fill.add_argument("notebooks", nargs="*", default=["all"], metavar="NOTEBOOK", help="number or name (default: all)")
+    fill.add_argument(
+        "--reuse", action="store_true", help="keep the outputs of runs that are unchanged, run the others"
+    )
     return top
 
 
@@ -281,7 +283,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 def _notebooks(arguments: argparse.Namespace) -> int:
     from stpath_core import pairing
 
-    return _exit_code(pairing.fill(arguments.notebooks, say=_say))
+    return _exit_code(pairing.fill(arguments.notebooks, reuse=arguments.reuse, say=_say))
 
 
 def _warn(line: str) -> None:

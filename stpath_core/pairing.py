@@ -99,12 +99,15 @@ def sync_all(*, check: bool = False, say: Callable[[str], None] = print) -> bool
     return well
 
 
-def fill(names: Sequence[str], *, say: Callable[[str], None] = print) -> list[run.Outcome]:
-    """Run notebooks at the cpu profile; keep their outputs, with the hash of the code that made them, in the .ipynb."""
+def fill(names: Sequence[str], *, reuse: bool = False, say: Callable[[str], None] = print) -> list[run.Outcome]:
+    """Run notebooks at the cpu profile; keep their outputs, with the hash of the code that made them, in the .ipynb.
+
+    reuse : take the outputs of a run (of `make tutorial`, say) whose code, inputs and parameters are unchanged.
+    """
     planned = run.plan(names, {"profile": "cpu"})
-    outcomes = run.run_planned(planned, say=say)
+    outcomes = run.run_planned(planned, reuse=reuse, say=say)
     for one, outcome in zip(planned, outcomes, strict=False):
-        if outcome.status != "ok" or outcome.folder is None:
+        if outcome.status not in ("ok", "reused") or outcome.folder is None:
             continue
         source = one.notebook.path
         executed = nbformat.read(outcome.folder / f"{one.notebook.name}.ipynb", as_version=4)

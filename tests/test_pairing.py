@@ -135,6 +135,12 @@ def test_fill_keeps_outputs_with_their_hash_measures_and_no_paths(toys):
     assert re.search(r"^# time: \d+ s \(cpu profile, \d+ cores\)$", source.read_text(), re.MULTILINE)
     assert cli.main(["sync", "--check"]) == cli.OK
 
+    pairing.paired(source).unlink()
+    assert cli.main(["notebooks", "10", "--reuse"]) == cli.OK
+    assert len(toys.runs) == 1  # nothing ran again
+    again = nbformat.read(pairing.paired(source), 4)
+    assert json.dumps([c.outputs for c in again.cells if c.cell_type == "code"]) == outputs
+
 
 def test_too_large_a_notebook_is_refused_and_the_old_one_stays(toys):
     source = toys.add("10_one", "x = 1")
