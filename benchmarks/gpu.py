@@ -142,19 +142,18 @@ def nuclei(bench: Bench, path: Path) -> list[dict]:
     net = NucleiNet(encoder=values["encoder"], encoder_args=args, width=values["width"], **grid)
     of_network = bench.ceiling(net, lambda net: net(x)[:2])
     del encoder, net
-    alone = loader_rate(bench, path, batch, side, virtual=virtual)
+    alone = loader_rates(bench, path, batch, side, virtual=virtual)
     clock = Clock()
     stage_fit.train_nuclei(path, bench.options(clock, "race", steps=bench.steps or RACE), inner_share=0.0)
     rate = clock.rate("steps", SETTLE)
     n = bench.affordable(rate, values["steps" if virtual else "real_steps"])
     told = stage_fit.fit_stage(path, bench.options(Clock(), path.stem, steps=n))
     return [row("nuclei network", path, "images", f"{batch} x {side} px", rate, batch, of_encoder, of_network,
-                loader_per_s=short(alone * batch), steps=told["steps"], train_seconds=told["seconds"],
-                quality=told["scores"])]  # fmt: skip
+                **alone, steps=told["steps"], train_seconds=told["seconds"], quality=told["scores"])]  # fmt: skip
 
 
-def loader_rate(bench: Bench, path: Path, batch: int, side: int, *, virtual: bool) -> float:
-    """Batches per second that the threads prepare when nobody waits for anything else."""
+def loader_rates(bench: Bench, path: Path, batch: int, side: int, *, virtual: bool) -> dict[str, float]:
+    """Tiles per second when nobody waits for anything else: cut on the card, as `train_split` does, and by threads."""
     from stpath_core.data import NucleiTiles, read_nuclei_stage
     from stpath_core.fit import one_torch_thread
     from stpath_core.prefetch import batches, spare_cores
@@ -164,6 +163,17 @@ def loader_rate(bench: Bench, path: Path, batch: int, side: int, *, virtual: boo
         NucleiTiles(read_nuclei_stage(path), **grid, size_px=side, batch_size=batch),
         bench.workers or spare_cores(),
     )
+    found = {}
+    if bench.cuda:
+        there = tiles.on(bench.device)
+        for step in range(5):
+            there(step)
+        bench.wait()
+        begun = time.perf_counter()
+        for step in range(50):
+            there(step)
+        bench.wait()
+        found["loader_per_s"] = short(50 * batch / (time.perf_counter() - begun))
     with one_torch_thread():
         stream = batches(tiles, range(8 * n), torch.device("cpu"), workers=n)
         for _ in range(2 * n):  # what was asked for at the beginning
@@ -174,7 +184,7 @@ def loader_rate(bench: Bench, path: Path, batch: int, side: int, *, virtual: boo
             made += 1
         took = time.perf_counter() - begun
         stream.close()
-    return made / took
+    return found | {"threads_per_s": short(made * batch / took)}
 
 
 def spots(bench: Bench, path: Path) -> list[dict]:

@@ -251,9 +251,11 @@ class NucleiTiles:
             which = which.to(image.device)
         if self.augment:
             image = stain_augment(image.div_(255), rng).mul_(255)
+        image = image.round_().clamp_(0, 255).byte()
         labels = None if self.labels is None else self.labels[which]
-        top = None if self.card is None else self.card.top
-        return NucleiBatch(image.round_().clamp_(0, 255).byte(), instances, which, labels, top)
+        if self.card is None:
+            return NucleiBatch(image, instances, which, labels)
+        return NucleiBatch(image.contiguous(memory_format=torch.channels_last), instances, which, labels, self.card.top)
 
     def on(self, device: torch.device | str) -> NucleiTiles:
         """The same tiles, cut on the device where all sections lie from now on; a GPU would wait for a CPU's.

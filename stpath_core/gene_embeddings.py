@@ -226,7 +226,7 @@ def embed_folds(
     folds : patients to hold out; None: each in turn. workers : processes that share them, where all that is given can
     be sent to a process (a function of a module, not of a notebook).
     """
-    from stpath_core.tissue.parallel import each
+    from stpath_core.parallel import each
 
     held = list(folds or spots.patients)
     one = partial(_embed_methods, spots, methods, genes=genes, choose=choose, seed=seed, **options)

@@ -18,6 +18,7 @@ from stpath_core.errors import InputError
 from stpath_core.fit import one_torch_thread
 from stpath_core.leakage import hidden_labels
 from stpath_core.models.contrastive import ContrastiveModel, Target, both_sides, gene_side, identity, inter_modal
+from stpath_core.parallel import each
 from stpath_core.recognition import (
     Pairs,
     Settings,
@@ -28,7 +29,6 @@ from stpath_core.recognition import (
     train,
     untrained,
 )
-from stpath_core.tissue.parallel import each
 
 Sides = Mapping[str, np.ndarray]  # of one fold: name of the side -> z (n, k)
 AS_SCANNED, COMMON_STAIN = "as scanned", "common stain"

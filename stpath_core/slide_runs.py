@@ -14,8 +14,8 @@ from stpath_core import keys, slide_methods
 from stpath_core.fit import one_torch_thread
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, random_profiles
+from stpath_core.parallel import each
 from stpath_core.spot_methods import FREE, WEIGHTS, Training
-from stpath_core.tissue.parallel import each
 
 if TYPE_CHECKING:
     import pandas as pd

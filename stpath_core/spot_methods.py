@@ -23,8 +23,8 @@ from stpath_core.models import expression_baselines as baselines
 from stpath_core.models import expression_networks as networks
 from stpath_core.models import residual
 from stpath_core.models.cpnn import CPNN, PER, Regularisers, answer, spot_loss
+from stpath_core.parallel import each
 from stpath_core.spots import SpotTable, centred, neighbour_mean, smoothed
-from stpath_core.tissue.parallel import each
 
 if TYPE_CHECKING:
     import pandas as pd

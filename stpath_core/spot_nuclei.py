@@ -12,9 +12,9 @@ import numpy as np
 
 from stpath_core import keys, predict
 from stpath_core.fit import one_torch_thread
+from stpath_core.parallel import each
 from stpath_core.spots import WHITE, cut_patches, neighbourhood_mean
 from stpath_core.tissue.cell_types import SUPER_CLASSES
-from stpath_core.tissue.parallel import each
 from stpath_core.tissue.spot_sections import spot_image
 
 if TYPE_CHECKING:

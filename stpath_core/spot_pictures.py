@@ -13,9 +13,9 @@ import numpy as np
 from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.images import read_image
+from stpath_core.parallel import each
 from stpath_core.spots import PATCH_UM, cut_patches
 from stpath_core.stain import standardise_stain
-from stpath_core.tissue.parallel import each
 from stpath_core.tissue.spot_sections import spot_image
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from stpath_core.losses import gene_pearson_loss
 from stpath_core.models import expression_networks as networks
 from stpath_core.models.cpnn import CPNN, Regularisers, divergence
 from stpath_core.models.expression_baselines import shuffled
+from stpath_core.parallel import each
 from stpath_core.spot_methods import FAR, SpotFold, Training, cpnn_answer
 from stpath_core.spots import centred
 from stpath_core.tissue.cell_types import SUPER_CLASSES, SUPER_OF
 from stpath_core.tissue.dissociated import MAJOR_TYPES
-from stpath_core.tissue.parallel import each
 
 if TYPE_CHECKING:
     import pandas as pd

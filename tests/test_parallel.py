@@ -10,11 +10,11 @@ from functools import partial
 import psutil
 
 from conftest import ROOT, wait_until
-from stpath_core.tissue.parallel import each
+from stpath_core.parallel import each
 
 LEFT_BEHIND = """
 import os, sys
-from stpath_core.tissue.parallel import each
+from stpath_core.parallel import each
 for one in each(abs, [1, 2, 3], workers=2): print(one, flush=True)
 import time
 list(each(time.sleep, [60, 60], workers=2))

@@ -14,13 +14,13 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from stpath_core.errors import InputError
+from stpath_core.parallel import each
 from stpath_core.tissue.architecture import Architecture, grow
 from stpath_core.tissue.cell_assay import Measurement, measure
 from stpath_core.tissue.cell_types import ORGANS
 from stpath_core.tissue.effects import Effects
 from stpath_core.tissue.expression import cell_means, counts
 from stpath_core.tissue.histology import render
-from stpath_core.tissue.parallel import each
 from stpath_core.tissue.stains import patient_stain
 from stpath_core.tissue.xenium import COMPLETE, write_bundle
 

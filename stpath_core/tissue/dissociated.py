@@ -11,13 +11,13 @@ from scipy.sparse import csr_matrix, vstack
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.parallel import each
 from stpath_core.tissue.architecture import grow
 from stpath_core.tissue.assay_effects import AssayEffects
 from stpath_core.tissue.broad import N_GENES, broad_genes, broad_profiles, platform
 from stpath_core.tissue.cell_types import FINE_TYPES, ORGANS, SUPER_OF
 from stpath_core.tissue.mixtures import region_shares
 from stpath_core.tissue.molecules import draw_counts, sum_molecules, type_codes
-from stpath_core.tissue.parallel import each
 
 if TYPE_CHECKING:
     from anndata import AnnData

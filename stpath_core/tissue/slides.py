@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from stpath_core import features, keys
 from stpath_core.errors import InputError
+from stpath_core.parallel import each
 from stpath_core.stain import normalise_macenko
 from stpath_core.tissue.architecture import Architecture, grow
 from stpath_core.tissue.assay_effects import AssayEffects
@@ -22,7 +23,6 @@ from stpath_core.tissue.fields import nearest
 from stpath_core.tissue.histology import render
 from stpath_core.tissue.mixtures import region_shares
 from stpath_core.tissue.molecules import draw_counts, per_ten_thousand, sum_molecules
-from stpath_core.tissue.parallel import each
 from stpath_core.tissue.stains import patient_stain
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import numpy as np
 from stpath_core import keys
 from stpath_core.errors import InputError
 from stpath_core.io.frame import Frame, set_frame
+from stpath_core.parallel import each
 from stpath_core.tissue.architecture import Architecture, grow
 from stpath_core.tissue.assay_effects import AssayEffects
 from stpath_core.tissue.broad import broad_genes
@@ -19,7 +20,6 @@ from stpath_core.tissue.cohort import PATIENTS_PER_SEED
 from stpath_core.tissue.histology import render
 from stpath_core.tissue.mixtures import region_shares
 from stpath_core.tissue.molecules import per_ten_thousand
-from stpath_core.tissue.parallel import each
 from stpath_core.tissue.spots import PITCH_UM, SPOT_UM, measure_spots, section_size, spot_array
 from stpath_core.tissue.stains import patient_stain
 
