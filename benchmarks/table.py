@@ -79,6 +79,8 @@ def tables() -> str:
     text += [f"{said} Memory includes what the libraries hold before any work.", "", *slopes()]
     said = "`benchmarks/gpu.py`: throughput of training beside forward and backward passes alone, and what was reached."
     text += ["", "## On a GPU", "", said, "", *cards()]
+    compiled = RESULTS / "gpu_compiled.json"
+    text += ["", *cards(compiled)] if compiled.is_file() else []
     return "\n".join(text)
 
 

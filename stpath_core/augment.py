@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stpath_core.card import on_its_way
 from stpath_core.stain import STAIN_AXES
 
 STAINS = torch.tensor(STAIN_AXES, dtype=torch.float32)
@@ -28,8 +29,11 @@ def stain_augment(image: Tensor, rng: torch.Generator, *, strength: float = 0.15
     noise = 0.03 * torch.rand(b, 1, 1, 1, generator=rng)
     if image.is_cuda:
         own = torch.Generator(image.device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
-        drawn = [v.to(image.device, non_blocking=True) for v in (mix, shift, focus, noise)]
-        return _restained(image, *drawn, torch.randn(image.shape, generator=own, device=image.device))
+        drawn = on_its_way(torch.cat([v.reshape(b, -1) for v in (mix, shift, focus, noise)], 1), image.device)
+        mix, shift, focus, noise = drawn.split((9, 3, 1, 1), 1)
+        mix, shift = mix.reshape(b, 3, 3), shift.reshape(b, 3, 1, 1)
+        focus, noise = focus.reshape(b, 1, 1, 1), noise.reshape(b, 1, 1, 1)
+        return _restained(image, mix, shift, focus, noise, torch.randn(image.shape, generator=own, device=image.device))
     out = torch.empty_like(image)
     for k in range(b):  # one by one: what lies between stays in the cache, and threads do not wait for new memory
         one = image[k : k + 1]

@@ -13,6 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def on_its_way(small: Tensor, device: torch.device) -> Tensor:
+    """A tensor sent to a device; of a GPU nobody waits for the copy, nor for what was queued before it."""
+    return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)
+
+
 class TilesOnCard:
     """Sections of any sizes on one device.
 
@@ -39,9 +44,10 @@ class TilesOnCard:
         where a tile looks over the edge of its section.
         """
         device = self.pixels.device
-        numbers = torch.tensor([[p.section, p.cy, p.cx, p.cos, p.sin, p.flip] for p in places], dtype=torch.float64)
-        bend = None if places[0].bend is None else torch.cat([p.bend for p in places]).to(device)
-        section, numbers = numbers[:, 0].long().to(device), numbers[:, 1:].float().to(device)
+        numbers = torch.tensor([[p.section, p.cy, p.cx, p.cos, p.sin, p.flip] for p in places], dtype=torch.float32)
+        bend = None if places[0].bend is None else on_its_way(torch.cat([p.bend for p in places]), device)
+        numbers = on_its_way(numbers, device)
+        section, numbers = numbers[:, 0].long(), numbers[:, 1:]
         shape, start = self.shapes[section][:, :, None, None], self.starts[section][:, None, None]  # (B, 2, 1, 1)
         fine = self._looked_at(self.size, numbers, bend, shape)  # (B, 2, S, S) rows and columns in a section
         coarse = fine if self.stride == 1 else self._looked_at(self.size // self.stride, numbers, bend, shape)

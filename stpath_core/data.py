@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stpath_core import ranks
 from stpath_core.augment import stain_augment
+from stpath_core.card import TilesOnCard, on_its_way
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import FREE_BYTES, MAX_RATIO, check_hdf5, reads
@@ -165,23 +166,26 @@ def rescale(section: NucleiSection, mpp: float) -> NucleiSection:
 @dataclass(frozen=True)
 class NucleiBatch:
     """image : (B, 3, S, S) uint8; instances : (B, S/stride, S/stride) int64; section : (B,) where each tile was cut;
-    labels : (B, ids) int64 by instance id, -1 unknown, or None; top : no id is above it, None: not counted."""
+    labels : (B, ids) int64 by instance id, -1 unknown, or None; targets : their `distance_targets`, where they were
+    computed beside the training."""
 
     image: Tensor
     instances: Tensor
     section: Tensor
     labels: Tensor | None
-    top: int | None = None
+    targets: Tensor | None = None
 
     def to(self, device: torch.device | str) -> NucleiBatch:
-        labels = None if self.labels is None else self.labels.to(device)
-        return NucleiBatch(self.image.to(device), self.instances.to(device), self.section.to(device), labels, self.top)
+        return NucleiBatch(*(None if v is None else v.to(device) for v in self._parts))
 
     def share(self) -> NucleiBatch:
         """The tiles of this process, where several train together."""
         mine = ranks.share(len(self.image))
-        labels = None if self.labels is None else self.labels[mine]
-        return NucleiBatch(self.image[mine], self.instances[mine], self.section[mine], labels, self.top)
+        return NucleiBatch(*(None if v is None else v[mine] for v in self._parts))
+
+    @property
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.image, self.instances, self.section, self.labels, self.targets
 
 
 class Place(NamedTuple):
@@ -248,22 +252,21 @@ class NucleiTiles:
             image, instances = torch.stack([c[0] for c in cut]), torch.stack([c[1] for c in cut]).long()
         else:
             image, instances = self.card.cut(places)  # (B, 3, S, S) in [0, 255], (B, s, s)
-            which = which.to(image.device)
+            which = on_its_way(which, image.device)
         if self.augment:
             image = stain_augment(image.div_(255), rng).mul_(255)
         image = image.round_().clamp_(0, 255).byte()
         labels = None if self.labels is None else self.labels[which]
         if self.card is None:
             return NucleiBatch(image, instances, which, labels)
-        return NucleiBatch(image.contiguous(memory_format=torch.channels_last), instances, which, labels, self.card.top)
+        image = image.contiguous(memory_format=torch.channels_last)
+        return NucleiBatch(image, instances, which, labels, distance_targets(instances, self.card.top))
 
     def on(self, device: torch.device | str) -> NucleiTiles:
         """The same tiles, cut on the device where all sections lie from now on; a GPU would wait for a CPU's.
 
         A batch holds the same places and stains; its noise is the device's own, and grey levels may differ by one.
         """
-        from stpath_core.card import TilesOnCard
-
         tiles = copy(self)
         tiles.card = TilesOnCard(self.images, self.ids, self.size, self.stride, torch.device(device))
         tiles.labels = None if self.labels is None else self.labels.to(device)

@@ -31,9 +31,10 @@ def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
     """
     logit, distance, features = model(batch.image)
     inside = (batch.instances > 0).float()  # (B, h, w)
+    targets = distance_targets(batch.instances) if batch.targets is None else batch.targets
     terms = {
         "nucleus": nucleus_loss(logit.float(), inside),
-        "distance": distance_loss(distance.float(), distance_targets(batch.instances, batch.top), inside),
+        "distance": distance_loss(distance.float(), targets, inside),
     }
     if model.type_head is not None and batch.labels is not None:
         pooled, keys = pool_nuclei(features, batch.instances)
@@ -210,7 +211,7 @@ def train_split(
     tiles = NucleiTiles(fit_on, **cut, bend_um=bend_um, seed=seed)
     place = pick_device(device)
     if place.type == "cuda" and tiles.n_bytes < CARD_SHARE * torch.cuda.mem_get_info(place)[0]:
-        tiles, workers = tiles.on(place), 0
+        tiles, workers = tiles.on(place), 1
     watch = {}
     if validate_on:
         looks = NucleiTiles(validate_on, **cut, augment=False, seed=seed + 1)

@@ -31,27 +31,44 @@ def batches(batch_at: Callable[[int], Any], steps: range, device: torch.device, 
     """batch_at(step) of each step on the device, in order; with workers, threads are up to two batches each ahead.
 
     An error in batch_at is raised when its step is reached. On a GPU copies start from pinned memory and are not waited
-    for. Of several processes each gets its share of the rows.
+    for, and what batch_at itself does there runs beside the training, on a stream of its own. Of several processes each
+    gets its share of the rows.
     """
     if workers == 0:
         for step in steps:
             yield moved(_mine(batch_at(step)), device)
         return
 
-    def make(step: int) -> Any:
-        batch = _mine(batch_at(step))
-        return _each(batch, Tensor.pin_memory) if device.type == "cuda" else batch
+    beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def make(step: int) -> tuple[Any, Any]:
+        if beside is None:
+            return _mine(batch_at(step)), None
+        with torch.cuda.stream(beside):
+            batch = _each(_mine(batch_at(step)), Tensor.pin_memory)
+            return batch, beside.record_event()
 
     todo, waiting = iter(steps), deque()
     pool = ThreadPoolExecutor(workers, "batches")
     try:
         waiting.extend(pool.submit(make, step) for step in islice(todo, 2 * workers))
         while waiting:
-            batch = waiting.popleft().result()
+            batch, made = waiting.popleft().result()
             waiting.extend(pool.submit(make, step) for step in islice(todo, 1))
+            if made is not None:
+                _take_over(batch, made, device)
             yield moved(batch, device)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _take_over(batch: Any, made: Any, device: torch.device) -> None:
+    """Let the training's stream wait for a batch of another one, and keep its memory until the training is done."""
+    mine = torch.cuda.current_stream(device)
+    mine.wait_event(made)
+    for value in [batch, *(vars(batch).values() if dataclasses.is_dataclass(batch) else ())]:
+        if isinstance(value, Tensor) and value.is_cuda:
+            value.record_stream(mine)
 
 
 def moved(batch: Any, device: torch.device) -> Any:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpath_core import ranks
+from stpath_core.card import on_its_way
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder, Target, identity, info_nce
@@ -154,6 +155,7 @@ def train(
         rng = np.random.default_rng([seed, step])
         some = draw_rows(pairs.patient, rows, s.batch_size, rng, balanced=s.balanced)
         beside = some if partner is None else partner(some, rng)
+        some, beside = (on_its_way(torch.from_numpy(v), image.device) for v in (some, beside))
         return PairBatch(image[some], gene[beside])
 
     def step_loss(net: ContrastiveModel, batch: PairBatch) -> dict[str, Tensor]:
@@ -164,7 +166,7 @@ def train(
         return {"loss": loss, "log_batch": chance, "tau": net.tau}
 
     history = fit(model, step_loss, batch_at, steps=s.steps, lr=s.lr, weight_decay=s.weight_decay, seed=seed,
-                  device=place, progress=progress, fused=True, workers=0 if image.is_cuda else workers,
+                  device=place, progress=progress, fused=True, workers=1 if image.is_cuda else workers,
                   compiled=compiled)  # fmt: skip
     return model.eval(), history
 
