@@ -259,9 +259,7 @@ for name, table_of in slides.items():
 # know, not what training changes.
 #
 # How finely the types are named (or found, as clusters) is another such question, and so are the number of slides, the
-# strength of the patients' factors and the faults of a reference. Each is a grid of its own, computed apart:
-# `python benchmarks/study_part2.py part2_types` (or `part2_slides`, `part2_batch`, `part2_reference`) runs one, goes on
-# where it was interrupted, and leaves its table in `data/results/`.
+# strength of the patients' factors and the faults of a reference. Each is a grid of its own: notebook 24 shows them.
 #
 # *Before you look:* deconvolution sees the measured profile of a held-out slide, CPNN only its picture. Which should
 # know the composition better?

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from stpath_core import slide_study, study
+from stpath_core.parallel import each
 from stpath_core.tissue import AssayEffects
+from stpath_core.tissue import slides as virtual_slides
 
 
 @pytest.fixture
@@ -105,3 +107,31 @@ def test_the_study_trains_as_notebook_21_does_at_the_cpu_profile():
 
     values = stages.find_notebook("21_cpnn_train").resolve({"profile": "cpu"})
     assert (tuple(values["slide_widths"]), values["slide_steps"]) == (slide_study.WIDTHS, slide_study.STEPS)
+
+
+def test_two_cells_of_the_committed_grid_are_found_again(monkeypatch):
+    """With 16 slides to train on, the first 80 are looked at: no other is made here."""
+    needed = slide_study.TEST + 16
+
+    def first_alone(make, jobs, **options):
+        made = list(each(make, jobs[:needed], **options))
+        return made + made[-1:] * (len(jobs) - needed)
+
+    monkeypatch.setattr(virtual_slides, "each", first_alone)
+    table = study.table("part2_slides", slide_study.GRIDS["part2_slides"], slide_study.slides_cell, full=False)
+    for niche in (0.0, 0.6):
+        again = slide_study.slides_cell(seed=0, niche=niche, slides=16)
+        rows = table[(table.seed == 0) & (table.niche == niche) & (table.slides == 16)]
+        assert len(rows) == len(again)
+        for key, value in zip(rows["key"], rows["value"], strict=True):
+            assert again[key] == pytest.approx(value, abs=0.01, nan_ok=True), (niche, key)
+
+
+def test_the_grids_show_what_the_notebook_says_of_them():
+    found = {
+        name: study.table(name, grid, slide_study.CELLS[name], full=False) for name, grid in slide_study.GRIDS.items()
+    }
+    assert (slide_study.lead(found["part2_slides"], "cpnn", "ridge", by=("niche", "slides"))["ahead"] == 3).all()
+    assert (slide_study.crossing(found["part2_slides"], "cpnn", "mospr") == 256).all()
+    score = found["part2_types"][found["part2_types"].key == "scc.cpnn"].groupby("types")["value"].mean()
+    assert score["leiden 2.0"] < score["medium"] - 0.02
