@@ -168,6 +168,7 @@ chosen = {"genes": n_genes, "choose": choose, "seed": seed}
 embeddings = embed_folds(spots, {name: METHODS[name] for name in ("pca", "section_z", "neighbourhood")}, **chosen)
 embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, **crowd, **chosen, **training)
 write_embeddings(run.stage / "embeddings.h5", embeddings)
+cohort.uns["n_genes"] = n_genes
 cohort.write_h5ad(run.stage / "spots.h5ad")
 
 # %% [markdown]

@@ -129,7 +129,9 @@ def pack_recognition(to: Path, *, dataset: str) -> None:
     trained = newest("31_contrastive_train", dataset)
     encoded = newest("30_gene_encoder", dataset, beside=trained)
     spots = anndata.read_h5ad(encoded / "spots.h5ad")
-    genes = _genes(encoded, dataset)
+    if "n_genes" not in spots.uns:
+        msg = f"{encoded / 'spots.h5ad'} does not say how many genes were read (older code): run notebook 30 again"
+        raise InputError(msg)
     with np.load(trained / "pairs.npz") as kept:
         names, patches = kept["names"], kept["patches"]
     rows = spots.obs_names.get_indexer(names)
@@ -142,15 +144,9 @@ def pack_recognition(to: Path, *, dataset: str) -> None:
         spots.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL)
     )
     choose = highly_variable if dataset == "virtual" else abundant
-    n = min(genes, counts.shape[1])
+    n = min(int(spots.uns["n_genes"]), counts.shape[1])
     columns = {who: choose(counts[patient != who], patient[patient != who], n=n) for who in np.unique(patient)}
     write_stage(to, counts, columns, patches, spots.obsm[keys.SPATIAL], patient, section, label, dataset=dataset)
-
-
-def _genes(stage: Path, dataset: str) -> int:
-    """How many genes notebook 30 reads at the profile of a run; on real tables twice as many, as it says there."""
-    profile = _kind(stage, dataset).rpartition("-s")[0]
-    return stages.find_notebook("30_gene_encoder").resolve({"profile": profile})["genes"] * (1 + (dataset != "virtual"))
 
 
 PARTS = {"nuclei": pack_nuclei, "spots": pack_spots, "recognition": pack_recognition}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -108,8 +109,18 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
     told = {"schema": schema, "stage": path.name, "profile": options.profile, "seed": options.seed}
     told |= {"device": _card(device), "torch": torch.__version__, "python": platform.python_version()}
     told |= {"seconds": round(took, 1), **found}
-    _write_text(options.out / "fit.json", json.dumps(told, indent=1))
+    told = _without_nan(told)
+    _write_text(options.out / "fit.json", json.dumps(told, indent=1, allow_nan=False))
     return told
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for numbers that are none: undefined is null, and JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _card(device: torch.device) -> str:

@@ -109,3 +109,22 @@ def test_unknown_device_and_no_steps_are_refused():
         pick_device("abacus")
     with pytest.raises(InputError, match="steps is 0"):
         fit(nn.Linear(4, 1), step_loss, batch_at, steps=0)
+
+
+def test_a_compiled_run_compiles_the_forward_pass_and_leaves_the_network_as_it_came(monkeypatch):
+    """What the compiler makes is torch's business; that it was asked, and is gone afterwards, is ours."""
+    calls = []
+
+    def traced(module, *args, **kwargs):
+        def forward(*given):
+            calls.append(len(given))
+            return module.forward(*given)
+
+        module._compiled_call_impl = forward
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    plain, compiled = new_model(), new_model()
+    assert fit(compiled, step_loss, batch_at, steps=4, compiled=True) == fit(plain, step_loss, batch_at, steps=4)
+    assert calls == [1] * 4
+    compiled(torch.zeros(2, 4))
+    assert calls == [1] * 4

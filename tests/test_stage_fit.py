@@ -209,7 +209,7 @@ def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monke
     tissues = {0: stage_files.cohort()[0], 1: stage_files.cohort()[0]}
     tissues[1].layers["counts"] = tissues[1].layers["counts"][::-1].tocsr()
     for seed, table in tissues.items():
-        table.obs["label"] = "gland"
+        table.obs["label"], table.uns["n_genes"] = "gland", 1000
         table.write_h5ad(
             finished(tmp_path, "30_gene_encoder", f"e{seed}", f"virtual-smoke-s{seed}-2", 2 + seed) / "spots.h5ad"
         )
@@ -220,6 +220,11 @@ def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monke
     stage = recognition_files.read_stage(tmp_path / "x.h5")
     np.testing.assert_array_equal(stage.counts, tissues[0].layers["counts"].toarray()[shown])
     np.testing.assert_array_equal(stage.pairs.image, patches[shown].transpose(0, 3, 1, 2))
+    tissues[0].uns["n_genes"] = 25  # as that run was told, whatever a profile says
+    tissues[0].write_h5ad(pack.newest("30_gene_encoder", "virtual", beside=trained) / "spots.h5ad")
+    assert cli.main(["pack", "recognition", "--to", str(tmp_path / "few.h5")]) == cli.OK
+    columns = recognition_files.read_stage(tmp_path / "few.h5").columns
+    assert {len(of) for of in columns.values()} == {25}
     (trained / "complete.json").write_text(
         json.dumps({"run": "2026-31_contrastive_train-virtual-cpu-s0", "finished": "2026"})
     )
@@ -259,6 +264,11 @@ def test_threads_ahead_change_no_batch_and_no_training():
         loss = lambda m, b: {"loss": m(b.image.float() / 255).square().mean()}  # noqa: E731
         histories.append(fit(net, loss, tiles, steps=5, workers=workers))
     assert histories[0] == histories[1]
+
+
+def test_what_is_undefined_is_null_in_what_a_fit_tells():
+    told = stage_fit._without_nan({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": ("x", 2)}})
+    assert told == {"a": None, "b": [1.5, None], "c": {"d": ["x", 2]}}
 
 
 def test_an_error_of_a_batch_comes_at_its_step_and_no_thread_stays():
