@@ -7,7 +7,7 @@
 # datasets: [virtual]
 # reads: [labels.h5ad and nuclei.h5 of notebook 10, features.npz and checkpoints of 11, predictions of 12]
 # writes: [claims.csv]
-# time: 94 s (cpu profile, 2 cores)
+# time: 81 s (cpu profile, 2 cores)
 # memory: 2.0 GB
 # ---
 

@@ -7,7 +7,7 @@
 # datasets: [virtual, her2st, slides]
 # reads: [spots.h5ad, cohort.h5ad and slides.h5ad of notebook 21]
 # writes: [scores.csv (of spots), scores_slides.csv]
-# time: 18 s (cpu profile, 2 cores)
+# time: 14 s (cpu profile, 2 cores)
 # memory: 0.4 GB
 # ---
 

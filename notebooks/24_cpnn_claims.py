@@ -7,8 +7,8 @@
 # datasets: [virtual]
 # reads: [part2_slides.csv, part2_batch.csv, part2_reference.csv and part2_types.csv of data/results]
 # writes: [claims.csv]
-# time: measured by `stpath notebooks`
-# memory: measured by `stpath notebooks`
+# time: 5 s (cpu profile, 2 cores)
+# memory: 0.7 GB
 # ---
 
 # %% [markdown]

@@ -7,8 +7,8 @@
 # datasets: [virtual, her2st]
 # reads: []
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
-# time: 78 s (cpu profile, 2 cores)
-# memory: 1.2 GB
+# time: 59 s (cpu profile, 2 cores)
+# memory: 1.3 GB
 # ---
 
 # %% [markdown]

@@ -8,7 +8,7 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad and embeddings.h5 of notebook 30, pairs.npz of notebook 31]
 # writes: [embeddings.npz (arm, held-out patient -> place of every spot), predictions.csv, scores.csv]
-# time: 96 s (cpu profile, 2 cores)
+# time: 57 s (cpu profile, 2 cores)
 # memory: 1.3 GB
 # ---
 

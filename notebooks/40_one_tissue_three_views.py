@@ -10,7 +10,7 @@
 #   spots.h5ad and cohort.h5ad of 21, pairs.npz of 31, embeddings.npz and predictions.csv of 32; runs/latest]
 # writes: [nuclei.h5ad (typed nuclei per spot), joined.h5ad (predictions and compositions of every arm), findings.md,
 #   findings.csv]
-# time: 65 s (cpu profile, 2 cores)
+# time: 51 s (cpu profile, 2 cores)
 # memory: 1.1 GB
 # ---
 
