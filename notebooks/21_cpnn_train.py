@@ -191,6 +191,7 @@ print(f"{len(fold.types)} types; {len(fold.absent)} of {spot_genes} panel genes 
 # ridge of few axes for what its cell types leave. `shuffled` is CPNN with pairs made at random. Who wins?
 
 # %% tags=["copy-me"]
+from functools import partial
 
 from safetensors.torch import save_file
 
@@ -198,11 +199,10 @@ from stpath_core import spot_methods
 
 # only for dataset=virtual, her2st
 # inputs: run, cohort, reference, splits, spot_genes, spot_steps, spot_widths, control_draws, seed, device, dataset
-# inputs: track
-# inputs: display, spot_methods
+# inputs: track, display, spot_methods
 fast = {"steps": spot_steps, "widths": tuple(spot_widths), "draws": control_draws * (1 if dataset == "virtual" else 4)}
 training = spot_methods.Training(**fast, seed=seed, device=device)
-shared = {"n_genes": spot_genes, "workers": 2 if spot_steps > 50 else 1}
+shared = {"n_genes": spot_genes, "workers": 2 if spot_steps > 50 else 1, "progress": partial(track, label="folds")}
 spots, models = spot_methods.hold_out(cohort, reference, splits, training, **shared)
 for number, (model, genes) in enumerate(models):
     state = {name: value.contiguous() for name, value in model.state_dict().items()}

@@ -6,6 +6,7 @@
 # needs: []
 # datasets: [virtual, her2st]
 # reads: []
+# tables: [bench_gene_encoder]
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
 # time: 59 s (cpu profile, 2 cores)
 # memory: 1.3 GB

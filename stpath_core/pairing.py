@@ -106,11 +106,16 @@ def fill(names: Sequence[str], *, reuse: bool = False, say: Callable[[str], None
     """
     planned = run.plan(names, {"profile": "cpu"})
     outcomes = run.run_planned(planned, reuse=reuse, say=say)
-    for one, outcome in zip(planned, outcomes, strict=False):
-        if outcome.status not in ("ok", "reused") or outcome.folder is None:
+    for k, one in enumerate(planned[: len(outcomes)]):
+        copy = (outcomes[k].folder or stages.home()) / f"{one.notebook.name}.ipynb"
+        if outcomes[k].status == "reused" and not copy.is_file():  # a session in Jupyter leaves no copy
+            outcomes[k] = run.run_planned([one], say=say)[0]
+            copy = (outcomes[k].folder or stages.home()) / copy.name
+        outcome = outcomes[k]
+        if outcome.status not in ("ok", "reused"):
             continue
         source = one.notebook.path
-        executed = nbformat.read(outcome.folder / f"{one.notebook.name}.ipynb", as_version=4)
+        executed = nbformat.read(copy, as_version=4)
         write_measures(source, manifest.read_json(outcome.folder / "manifest.json"))
         pair = with_outputs(synced(source, _read_pair(paired(source))), executed)
         write_pair(pair, paired(source))

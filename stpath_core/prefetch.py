@@ -40,6 +40,8 @@ def batches(batch_at: Callable[[int], Any], steps: range, device: torch.device, 
         return
 
     beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+    if beside is not None:
+        beside.wait_stream(torch.cuda.current_stream(device))  # what batch_at reads may still be on its way
 
     def make(step: int) -> tuple[Any, Any]:
         if beside is None:
@@ -60,6 +62,8 @@ def batches(batch_at: Callable[[int], Any], steps: range, device: torch.device, 
             yield moved(batch, device)
     finally:
         pool.shutdown(cancel_futures=True)
+        if beside is not None:
+            beside.synchronize()  # nothing reads what is given back now
 
 
 def _take_over(batch: Any, made: Any, device: torch.device) -> None:

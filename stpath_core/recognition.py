@@ -156,7 +156,10 @@ def train(
         some = draw_rows(pairs.patient, rows, s.batch_size, rng, balanced=s.balanced)
         beside = some if partner is None else partner(some, rng)
         some, beside = (on_its_way(torch.from_numpy(v), image.device) for v in (some, beside))
-        return PairBatch(image[some], gene[beside])
+        shown = image[some]
+        if shown.is_cuda and shown.ndim == 4:
+            shown = shown.contiguous(memory_format=torch.channels_last)
+        return PairBatch(shown, gene[beside])
 
     def step_loss(net: ContrastiveModel, batch: PairBatch) -> dict[str, Tensor]:
         u, v = (ranks.gathered(side) for side in net(batch.image, batch.gene))

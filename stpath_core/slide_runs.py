@@ -72,7 +72,8 @@ def _hold_out(bags, bulk, reference, known, training, n_genes, with_ablations, t
     with one_torch_thread():
         fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
         found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
-        return fold, found | (ablations(fold, training) if with_ablations else {}), model, plus
+        found |= ablations(fold, training) if with_ablations else {}
+        return fold, found, model.cpu(), plus  # a GPU's memory ends with its process
 
 
 def hold_out(

@@ -255,7 +255,8 @@ def _hold_out(adata: AnnData, profiles: pd.DataFrame, training: Training, n_gene
     with one_torch_thread():
         fold = make_fold(adata, profiles, test, n_genes=n_genes)
         known = adata.obsm["composition"].to_numpy() if "composition" in adata.obsm else None
-        return fold, *run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
+        found, pair, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
+        return fold, found, tuple(model.cpu() for model in pair), plus  # a GPU's memory ends with its process
 
 
 class Collected:

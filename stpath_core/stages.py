@@ -195,8 +195,15 @@ def stage_key(notebook: Notebook, given: Mapping[str, Any], *, seen: tuple[str, 
         "values": {k: v for k, v in values.items() if k not in NOT_IN_KEY},
         "data": fingerprint(values["data_dir"])["sha256"] if values["data_dir"] else "",
         "needs": needed,
+        "tables": [tables_hash(name) for name in notebook.header.get("tables") or ()],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tables_hash(name: str) -> str:
+    """Hash of a committed study, data/results/<name>.csv and .json: a notebook that shows one names it in `tables`."""
+    paths = (home() / "data" / "results" / f"{name}{suffix}" for suffix in (".csv", ".json"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()
 
 
 def stage_folder(notebook: Notebook, key: str) -> Path:

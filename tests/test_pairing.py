@@ -140,6 +140,9 @@ def test_fill_keeps_outputs_with_their_hash_measures_and_no_paths(toys):
     assert len(toys.runs) == 1  # nothing ran again
     again = nbformat.read(pairing.paired(source), 4)
     assert json.dumps([c.outputs for c in again.cells if c.cell_type == "code"]) == outputs
+    (toys.runs[0] / "10_one.ipynb").unlink()  # as after a session in Jupyter
+    assert cli.main(["notebooks", "10", "--reuse"]) == cli.OK
+    assert len(toys.runs) == 2
 
 
 def test_too_large_a_notebook_is_refused_and_the_old_one_stays(toys):

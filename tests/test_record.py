@@ -215,6 +215,11 @@ def test_key_changes_with_whatever_decides_the_outputs(toys, tmp_path, monkeypat
     keys.append(key())
     monkeypatch.setattr(stages, "library_hash", lambda: "other code")
     keys.append(key())
+    toys.add("11_two", needs="10_one", header="# tables: [a_study]\n")
+    for text in ("value\n1\n", "value\n2\n"):  # a committed study that the notebook shows
+        (toys.folder / "data" / "results").mkdir(parents=True, exist_ok=True)
+        (toys.folder / "data" / "results" / "a_study.csv").write_text(text)
+        keys.append(key())
     assert len(set(keys)) == len(keys)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import study_part1
 from study_part1 import KEYS, TYPING_KEYS, rows_of, runs
 
-from stpath_core import manifest
+from conftest import ROOT
+from stpath_core import manifest, slide_study, stages
 
 
 def test_the_study_of_part_1_has_every_key_of_every_run_and_its_revision():
@@ -49,3 +51,14 @@ def test_rows_of_a_study_come_from_its_runs(tmp_path, monkeypatch):
     assert rows[1] == [3, 3, every[1], "0.1250", "a" * 12, "2026-01-02"]
     assert len(rows) == len(every)
     assert [row[2] for row in rows_of(2, 0)] == list(KEYS)  # typing has no training seed
+
+
+def test_notebooks_name_the_studies_they_show():
+    """A table that is not named is not in the key of the outputs, which would be kept when the table changes."""
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py")):
+        notebook = stages.read_notebook(path)
+        code = "\n".join(notebook.code)
+        named = set(notebook.header.get("tables") or ())
+        shown = {p.stem for p in (DATA_FOLDER / "results").glob("*.*") if re.search(rf"\b{p.stem}\b", code)}
+        shown |= set(slide_study.GRIDS) if "slide_study.GRIDS" in code else set()
+        assert shown <= named, path.stem
