@@ -7,10 +7,25 @@ sections stay on the card, four bytes a pixel for the picture and four for the i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Place(NamedTuple):
+    """Where a tile lies: its section, centre and half its side in the section's pixels, cosine and sine of its angle
+    over its zoom, -1 where it is mirrored, and displacements (1, 2, 6, 6) in pixels of the tile, or None."""
+
+    section: int
+    cy: float
+    cx: float
+    half: float
+    cos: float
+    sin: float
+    flip: float
+    bend: Tensor | None
 
 
 def on_its_way(small: Tensor, device: torch.device) -> Tensor:
@@ -37,8 +52,8 @@ class TilesOnCard:
         self.top = int(self.ids.max())
         self.size, self.stride = size, stride
 
-    def cut(self, places: Sequence) -> tuple[Tensor, Tensor]:
-        """Tiles (B, 3, S, S) float in [0, 255] and ids (B, S/stride, S/stride) int64 of `data.Place`s.
+    def cut(self, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
+        """Tiles (B, 3, S, S) float in [0, 255] and ids (B, S/stride, S/stride) int64, a tile at each place.
 
         The same resampling as of one tile on the CPU: bilinear for the picture, the nearest pixel for ids, mirrored
         where a tile looks over the edge of its section.

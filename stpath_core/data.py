@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from stpath_core import ranks
 from stpath_core.augment import stain_augment
-from stpath_core.card import TilesOnCard, on_its_way
+from stpath_core.card import Place, TilesOnCard, on_its_way
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import FREE_BYTES, MAX_RATIO, check_hdf5, reads
@@ -186,20 +185,6 @@ class NucleiBatch:
     @property
     def _parts(self) -> tuple[Tensor | None, ...]:
         return self.image, self.instances, self.section, self.labels, self.targets
-
-
-class Place(NamedTuple):
-    """Where a tile lies: its section, centre and half its side in the section's pixels, cosine and sine of its angle
-    over its zoom, -1 where it is mirrored, and displacements (1, 2, 6, 6) in pixels of the tile, or None."""
-
-    section: int
-    cy: float
-    cx: float
-    half: float
-    cos: float
-    sin: float
-    flip: float
-    bend: Tensor | None
 
 
 class NucleiTiles:

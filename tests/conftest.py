@@ -115,6 +115,14 @@ class ToyHome:
         return sorted(p.parent for p in (self.folder / "runs").glob("*/manifest.json"))
 
 
+@pytest.fixture(autouse=True)
+def as_many_threads_as_children_have():
+    """A library with threads of its own can set how many torch takes; the last digits depend on it, and children of a
+    test go by the environment."""
+    if "torch" in sys.modules and (said := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        sys.modules["torch"].set_num_threads(int(said))
+
+
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
     """A project home without notebooks, in a temporary folder."""
