@@ -11,10 +11,8 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 from stpath_core import latest, manifest, record, stages
 from stpath_core.checks import check_folder, check_values
 from stpath_core.errors import InputError
+from stpath_core.kernel import sockets, surroundings
 from stpath_core.parameters import checked, parsed, refuse_unknown
 from stpath_core.progress import CellProgress
 
@@ -144,12 +143,12 @@ def execute(one: Planned, *, quiet: bool = False) -> Outcome:
     progress = CellProgress(nb.cells, quiet=quiet)
     begun, status, message = time.monotonic(), "complete", ""
     try:
-        with _kernel_environment(folder, one.given_to_all), _sockets() as sockets:
+        with surroundings(folder, one.given_to_all), sockets() as place:
             papermill.execute_notebook(
                 nb,
                 re.sub("([{}])", r"\1\1", str(folder / f"{name}.ipynb")),  # papermill fills in what stands in braces
                 parameters,
-                engine_name=_engine(folder / "kernel.log", sockets),
+                engine_name=_engine(folder / "kernel.log", place),
                 kernel_name=KERNELSPEC["name"],
                 progress_bar=False,
                 cells_seen=progress,
@@ -255,56 +254,11 @@ def _told(outcome: Outcome, one: Planned) -> str:
     return "\n".join(lines)
 
 
-# What makes a training step on a CPU quicker, and has to be known before a process starts.
-_QUICKER = {
-    # threads that wait without spinning: ten times faster where another process wants the cores, too
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # threads of numpy's linear algebra beside torch's own: a ridge of a few hundred rows took a hundred times longer
-    "OPENBLAS_NUM_THREADS": "1",
-    # glibc returns every large tensor to the system and asks for it again, page by page; keeping it saves a third
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
-
-
-@contextmanager
-def _kernel_environment(folder: Path, given: Mapping[str, Any]) -> Iterator[None]:
-    """What the kernel inherits: where to record, what was given, and this library."""
-    library = str(Path(__file__).parents[1])
-    ours = {
-        record.FOLDER_VARIABLE: str(folder),
-        record.GIVEN_VARIABLE: json.dumps({k: v for k, v in given.items() if k != "out"}),
-        "PYTHONPATH": os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")])),
-    }
-    ours |= {name: os.environ.get(name, value) for name, value in _QUICKER.items()}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _sockets() -> Iterator[str]:
-    """Where a kernel's sockets lie, as files that only this user opens; "" where they must be ports of this machine.
-
-    Ports are looked for before the kernel takes them, so two notebooks that start at once can be told the same one:
-    the second kernel dies. Names of files are this run's own. A name of more than about a hundred letters is refused.
-    """
-    with tempfile.TemporaryDirectory(prefix="stpath-", ignore_cleanup_errors=True) as folder:
-        yield str(Path(folder) / "kernel") if os.name == "posix" and len(folder) < 80 else ""
-
-
-def _engine(log: Path, sockets: str) -> str:
+def _engine(log: Path, place: str) -> str:
     """Register papermill's own engine with our kernel and our progress, and return its name.
 
-    log : where the kernel process itself complains; what cells print is in the executed copy. sockets : see `_sockets`
+    log : where the kernel process itself complains; what cells print is in the executed copy. place : of
+    `kernel.sockets`
     """
     import zmq
     from jupyter_client.kernelspec import KernelSpec
@@ -318,11 +272,11 @@ def _engine(log: Path, sockets: str) -> str:
 
         @default("transport")
         def _files_or_ports(self) -> str:
-            return "ipc" if sockets else "tcp"
+            return "ipc" if place else "tcp"
 
         @default("ip")
         def _where(self) -> str:
-            return sockets or localhost()
+            return place or localhost()
 
         @default("transport_encryption")
         def _encrypt(self) -> str:

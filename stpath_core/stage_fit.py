@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stpath_core import ranks, stages
+from stpath_core import manifest, ranks, stages
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, pick_device
 from stpath_core.io.files import atomic_path
@@ -109,27 +108,13 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
     told = {"schema": schema, "stage": path.name, "profile": options.profile, "seed": options.seed}
     told |= {"device": _card(device), "torch": torch.__version__, "python": platform.python_version()}
     told |= {"seconds": round(took, 1), **found}
-    told = _without_nan(told)
-    _write_text(options.out / "fit.json", json.dumps(told, indent=1, allow_nan=False))
+    told = manifest.without_nan(told)
+    manifest.write_json(options.out / "fit.json", told)
     return told
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for numbers that are none: undefined is null, and JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _card(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def _write_history(path: Path, histories: Mapping[str, Sequence[dict[str, float]]]) -> None:

@@ -30,8 +30,9 @@ FREE = frozenset(MANDATORY)  # names that may be given without leaving "default 
 NOT_IN_KEY = ("out", "device", "data_dir")  # data_dir enters as the fingerprint of what lies in it
 # The modules that cannot change a result, so that mending one keeps the stages.
 NOT_LIBRARY = (
-    "__main__.py", "checks.py", "cli.py", "cli_help.py", "comparison.py", "doctor.py", "exercises.py", "latest.py",
-    "lock.py", "offline.py", "pack.py", "pairing.py", "progress.py", "run.py", "stage_fit.py", "sweep.py", "teach.py",
+    "__main__.py", "checks.py", "cli.py", "cli_help.py", "comparison.py", "doctor.py", "exercises.py", "kernel.py",
+    "latest.py", "lock.py", "offline.py", "pack.py", "pairing.py", "progress.py", "run.py", "stage_fit.py",
+    "sweep.py", "teach.py",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from torch import nn
 import only_these
 import stage_files
 from conftest import ROOT
-from stpath_core import cli, nuclei, pack, predict, recognition_files, spot_methods, stage_fit
+from stpath_core import cli, manifest, nuclei, pack, predict, recognition_files, spot_methods, stage_fit
 from stpath_core.data import NucleiTiles, read_nuclei_stage, write_nuclei_stage
 from stpath_core.errors import InputError
 from stpath_core.expression import patient_folds
@@ -267,7 +267,7 @@ def test_threads_ahead_change_no_batch_and_no_training():
 
 
 def test_what_is_undefined_is_null_in_what_a_fit_tells():
-    told = stage_fit._without_nan({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": ("x", 2)}})
+    told = manifest.without_nan({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": ("x", 2)}})
     assert told == {"a": None, "b": [1.5, None], "c": {"d": ["x", 2]}}
 
 
