@@ -28,6 +28,11 @@ class Place(NamedTuple):
     bend: Tensor | None
 
 
+def has_room(device: torch.device, n_bytes: int) -> bool:
+    """Whether the device is a GPU that can hold so much in a quarter of its free memory, for a whole training."""
+    return device.type == "cuda" and n_bytes < torch.cuda.mem_get_info(device)[0] / 4
+
+
 def on_its_way(small: Tensor, device: torch.device) -> Tensor:
     """A tensor sent to a device; of a GPU nobody waits for the copy, nor for what was queued before it."""
     return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stpath_core.card import has_room
 from stpath_core.data import NucleiBatch, NucleiSection, NucleiTiles, distance_targets, read_nuclei_stage
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit, pick_device
@@ -20,8 +21,6 @@ from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import reads
 from stpath_core.losses import distance_loss, nucleus_loss, type_loss
 from stpath_core.models.nuclei import NucleiNet, TypeHead, image_moments, pool_nuclei
-
-CARD_SHARE = 0.25  # of a GPU's free memory that sections may take, so that tiles are cut there
 
 
 def nuclei_step(model: NucleiNet, batch: NucleiBatch) -> dict[str, Tensor]:
@@ -210,7 +209,7 @@ def train_split(
     cut = {"mpp": model.mpp, "stride": model.stride, "batch_size": batch_size, "size_px": tile_px}
     tiles = NucleiTiles(fit_on, **cut, bend_um=bend_um, seed=seed)
     place = pick_device(device)
-    if place.type == "cuda" and tiles.n_bytes < CARD_SHARE * torch.cuda.mem_get_info(place)[0]:
+    if has_room(place, tiles.n_bytes):
         tiles, workers = tiles.on(place), 1
     watch = {}
     if validate_on:

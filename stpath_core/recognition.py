@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stpath_core import ranks
-from stpath_core.card import on_its_way
+from stpath_core.card import has_room, on_its_way
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.models.contrastive import ContrastiveModel, FeatureEncoder, PatchEncoder, Target, identity, info_nce
@@ -176,9 +176,7 @@ def train(
 
 def on_card(table: Tensor, device: torch.device) -> Tensor:
     """The whole table on the GPU that trains, where it fits well; else as it is, and batches are sent one by one."""
-    if device.type != "cuda" or table.nbytes > 0.25 * torch.cuda.mem_get_info(device)[0]:
-        return table
-    return table.to(device)
+    return table.to(device) if has_room(device, table.nbytes) else table
 
 
 def untrained(pairs: Pairs, rows: np.ndarray, *, settings: Settings | None = None, seed: int = 0) -> ContrastiveModel:
