@@ -24,8 +24,8 @@ from stpath_core.features import feature_names
 from stpath_core.fit import pick_device
 from stpath_core.io.counts import whole_numbers
 from stpath_core.models import expression_baselines as baselines
-from stpath_core.models import residual
 from stpath_core.models import slide_networks as networks
+from stpath_core.models import stacking
 from stpath_core.models.cpnn import CPNN, PER, Regularisers, nb_loss, slide_loss
 
 if TYPE_CHECKING:
@@ -209,25 +209,27 @@ def shuffled_cpnn(fold: SlideFold, *, draw: int, **options) -> np.ndarray:
     return cpnn_answer(train_cpnn(replace(fold, train=pairs), **options), fold.test)[1]
 
 
-def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, residual.Plus]:
-    """CPNN plus a low-rank residual of the mean feature: predictions (S, g), and what inner folds chose.
+def beyond(fold: SlideFold, model: CPNN, **training) -> tuple[np.ndarray, stacking.Stacked]:
+    """CPNN and a low-rank ridge of the mean feature, added: predictions (S, g), and the share of each.
 
-    model : CPNN on the whole training side, whose weights stay the composition. Inner folds train it again, so that the
-    residual is fitted to what CPNN leaves on slides it has not seen. Slides are few: an axis has to be worth more than
-    the inner folds disagree (`residual.simplest`).
+    model : CPNN on the whole training side, whose weights stay the composition. Inner folds train both again, so that
+    the shares are those of predictions for slides that neither has seen.
     """
-    train = fold.train
-    unseen = np.zeros_like(train.target)
-    for held_out in train.inner_folds():
+    train, inner = fold.train, fold.train.inner_folds()
+    by_cells, by_axes = np.zeros_like(train.target), np.zeros_like(train.target)
+    for held_out in inner:
         part = fold.inner(held_out)
         told = cpnn_answer(train_cpnn(part, **training), part.test)[1]
-        # The mean of those a network saw runs against the mean of those it did not: between inner folds z would fall
-        # where y rises, and a good prediction would look worse than none.
-        unseen[held_out] = told - told.mean(0)
-    z, x, y = unseen, train.mean - train.mean.mean(0), train.target - train.target.mean(0)
-    plus = residual.fit_residual(z, x, y, train.group, train.inner_folds(), choose=residual.simplest)
+        # The mean of those a network saw runs against the mean of those it did not: between inner folds a prediction
+        # would fall where y rises, and a good one would look worse than none.
+        by_cells[held_out] = told - told.mean(0)
+        if len(np.unique(part.train.patient)) > 1:
+            told = METHODS["mospr"](part)
+            by_axes[held_out] = told - told.mean(0)
+    level = train.target.mean(0)
+    stacked = stacking.fit_stack(by_cells, by_axes, train.target - level, inner)
     of_train, of_test = (cpnn_answer(model, table)[1] for table in (train, fold.test))
-    return plus(of_test - of_train.mean(0), fold.test.mean - train.mean.mean(0)) + train.target.mean(0), plus
+    return stacked(of_test - of_train.mean(0), METHODS["mospr"](fold) - level) + level, stacked
 
 
 METHODS = {

@@ -12,7 +12,7 @@ import torch
 from stpath_core import expression as ex
 from stpath_core import keys, slide_methods
 from stpath_core.fit import one_torch_thread
-from stpath_core.models import residual
+from stpath_core.models import stacking
 from stpath_core.models.cpnn import CPNN, random_profiles
 from stpath_core.parallel import each
 from stpath_core.spot_methods import FREE, WEIGHTS, Training
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 def run_fold(
     fold: slide_methods.SlideFold, training: Training, *, truth: tuple[np.ndarray, np.ndarray] | None = None
-) -> tuple[dict[str, np.ndarray], CPNN, residual.Plus]:
-    """Predictions (S, g) of every method on the held-out slides, CPNN, and what `beyond` chose.
+) -> tuple[dict[str, np.ndarray], CPNN, stacking.Stacked]:
+    """Predictions (S, g) of every method on the held-out slides, CPNN, and the shares of `beyond`.
 
     truth : true shares of the training and of the held-out slides, for the oracle. Without it there is no "oracle", and
     without optical density no "density".
@@ -38,12 +38,12 @@ def run_fold(
     found["no_prototype"] = slide_methods.no_prototypes(fold, **wide)
     model = slide_methods.train_cpnn(fold, **wide)
     found["cpnn"] = slide_methods.cpnn_answer(model, fold.test)[1]
-    found["beyond"], plus = slide_methods.beyond(fold, model, **wide)
+    found["beyond"], stacked = slide_methods.beyond(fold, model, **wide)
     for draw in range(training.draws):
         found[f"shuffled_{draw}"] = slide_methods.shuffled_cpnn(fold, draw=draw, **wide)
     if truth is not None:
         found["oracle"] = slide_methods.composition_ridge(fold, *truth)
-    return found, model, plus
+    return found, model, stacked
 
 
 def ablations(fold: slide_methods.SlideFold, training: Training) -> dict[str, np.ndarray]:
@@ -68,12 +68,12 @@ def workers_for(bags: Sequence[np.ndarray]) -> int:
 
 
 def _hold_out(bags, bulk, reference, known, training, n_genes, with_ablations, test):
-    """One fold, its predictions, its CPNN and what `beyond` chose. On one thread: the matrices are small."""
+    """One fold, its predictions, its CPNN and the shares of `beyond`. On one thread: the matrices are small."""
     with one_torch_thread():
         fold = slide_methods.make_fold(bags, bulk, reference, test, n_genes=n_genes)
-        found, model, plus = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
+        found, model, stacked = run_fold(fold, training, truth=None if known is None else (known[~test], known[test]))
         found |= ablations(fold, training) if with_ablations else {}
-        return fold, found, model.cpu(), plus  # a GPU's memory ends with its process
+        return fold, found, model.cpu(), stacked  # a GPU's memory ends with its process
 
 
 def hold_out(
@@ -109,7 +109,7 @@ def hold_out(
     fold_of, chosen, models = np.full(bulk.n_obs, -1), [], []
     each_fold = partial(_hold_out, bags, bulk, reference, known, training, n_genes, with_ablations)
     answers = each(each_fold, splits, workers=workers)
-    for number, (test, (fold, found, model, plus)) in enumerate(zip(progress(splits), answers, strict=True)):
+    for number, (test, (fold, found, model, stacked)) in enumerate(zip(progress(splits), answers, strict=True)):
         weights, profile = slide_methods.mixtures(model, fold.test)
         theta = model.log_theta.detach().exp().cpu().numpy()
         kept = {"target": fold.test.target, "counts": fold.test.counts, "nb_mean": profile * fold.test.library[:, None]}
@@ -120,8 +120,8 @@ def hold_out(
         shares["deconvolved"][test] = fold.apart.shares_of(bulk.layers[keys.COUNTS][test], bulk.var_names)
         fold_of[test] = number
         models.append(model)
-        chosen.append({"slope": plus.slope, "rank": plus.residual.rank, "alpha": plus.residual.alpha,
-                       "inner_cpnn": plus.inner[0], "inner_beyond": plus.inner[1]})  # fmt: skip
+        inner = dict(zip(("inner_cpnn", "inner_mospr", "inner_beyond"), stacked.inner, strict=True))
+        chosen.append({"share_cpnn": stacked.shares[0], "share_mospr": stacked.shares[1], **inner})
     panel = np.flatnonzero(~np.isnan(layers["target"]).all(0))
     out = AnnData(
         layers["target"][:, panel], obs=bulk.obs.assign(fold=fold_of), var=pd.DataFrame(index=bulk.var_names[panel])

@@ -122,7 +122,7 @@ def scores(
     truth = true_shares(bulk, "mrna_share", LEVELS[types].parent or MAJOR_TYPES.get)
     sides = truth.to_numpy()[TEST : TEST + slides], truth.to_numpy()[:TEST]
     training = Training(steps=STEPS, widths=WIDTHS, seed=seed, draws=1)
-    pred, model, plus = slide_runs.run_fold(fold, training, truth=sides)
+    pred, model, stacked = slide_runs.run_fold(fold, training, truth=sides)
     pred["expected"] = np.log1p(np.asarray(bulk.layers["expected"])[:TEST][:, fold.columns])
     told = ex.score_slides(fold.test.target, pred, n=2)
     out = {f"{measure}.{name}": told.mean(name, measure) for name in pred for measure in ("scc", "pcc")}
@@ -130,7 +130,7 @@ def scores(
     said = (("cpnn", weights, sides[1]), ("deconvolved_train", fold.train.shares, sides[0]))
     for name, guess, true in said if LEVELS[types].parent else ():
         out[f"composition_pearson.{name}"] = composition_score(guess, fold.types, true, list(truth.columns))
-    return out | {"rank": float(plus.residual.rank), "types": float(len(fold.types))}
+    return out | {"share_cpnn": stacked.shares[0], "share_mospr": stacked.shares[1], "types": float(len(fold.types))}
 
 
 def composition_score(guess: np.ndarray, types: list[str], true: np.ndarray, names: list[str]) -> float:
@@ -141,7 +141,7 @@ def composition_score(guess: np.ndarray, types: list[str], true: np.ndarray, nam
     return float(np.median(deconvolution.type_correlations(true[:, held], mine[:, held])))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)
 def bags_of(seed: int, n: int) -> tuple[np.ndarray, ...]:
     """Features of the slides of a seed: half a second a slide, and the same whatever the effects on expression."""
     cohort = tissue.slide_cohort(n, seed=seed, common_stain=True, workers=WORKERS)

@@ -10,7 +10,8 @@ from stpath_core import expression as ex
 from stpath_core.losses import gene_pearson_loss
 from stpath_core.models import expression_baselines as eb
 from stpath_core.models import expression_networks as en
-from stpath_core.models.residual import best, fit_residual, simplest
+from stpath_core.models.residual import best, fit_residual
+from stpath_core.models.stacking import fit_stack
 
 
 @pytest.fixture
@@ -112,23 +113,38 @@ def test_prototypes_that_know_nothing_lose_their_say(rng):
     assert plus.slope == 0
 
 
-def test_a_lead_that_folds_do_not_agree_on_is_left_for_the_smaller_rank():
-    few, many, constant = (0.5, 0, 1e3, None), (0.5, 8, 1e2, None), (0.0, 0, 1e5, None)
-    by_chance = {few: [0.1, 0.2, 0.3], many: [0.3, 0.1, 0.26], constant: [0.0, 0.0, 0.0]}
-    assert best(by_chance) == many
-    assert simplest(by_chance) == few
-    in_each_fold = by_chance | {many: [0.2, 0.31, 0.4]}
-    assert simplest(in_each_fold) == many
-    assert simplest({many: [0.1, -0.08, 0.02], constant: [0.0] * 3}) == many  # a constant has no score
+def test_a_constant_is_never_the_choice():
+    few, constant = (0.5, 0, 1e3, None), (0.0, 0, 1e5, None)
+    assert best({few: [-0.1, -0.2, 0.05], constant: [0.0, 0.0, 0.0]}) == few
 
 
-def test_what_is_really_left_is_found_by_the_simplest_choice_too(rng):
-    x, y, group, inner = planted(rng, rank=1, noise=0.5)
-    half = y.copy()
-    half[:, 15:] = rng.normal(size=(len(y), 15))
-    plus = fit_residual(half, x, y, group, inner, choose=simplest)
-    assert plus.residual.rank == 1
-    assert plus.inner[1] > plus.inner[0] + 0.1
+def parts(rng, *, n: int = 60, g: int = 40):
+    """Two signals of which the target is the sum, each seen through noise of its own, and three inner folds."""
+    a, b = rng.normal(size=(2, n, g))
+    return a, b, a + b, [np.arange(n) % 3 == k for k in range(3)]
+
+
+def test_two_halves_are_added_and_beat_each_of_them(rng):
+    a, b, y, inner = parts(rng)
+    stacked = fit_stack(a, b, y + rng.normal(size=y.shape), inner)
+    np.testing.assert_allclose(stacked.shares, (1, 1), atol=0.1)
+    assert stacked.inner[2] > max(stacked.inner[:2]) + 0.1
+    np.testing.assert_allclose(stacked(a, b), stacked.shares[0] * a + stacked.shares[1] * b)
+
+
+def test_what_knows_nothing_or_the_opposite_gets_no_share(rng):
+    a, _, _, inner = parts(rng)
+    y = a + rng.normal(size=a.shape)
+    assert fit_stack(a, -a + 0.1 * rng.normal(size=a.shape), y, inner).shares[1] == 0
+    assert abs(fit_stack(a, rng.normal(size=a.shape), y, inner).shares[1]) < 0.06
+    assert fit_stack(-a, -a, y, inner).shares == (1, 0)  # neither: the first as it stands
+
+
+def test_shares_do_not_hang_on_the_genes_units(rng):
+    a, b, y, inner = parts(rng)
+    unit = np.geomspace(0.1, 10, y.shape[1])
+    here, there = fit_stack(a, b, y, inner), fit_stack(a * unit, b * unit, y * unit, inner)
+    np.testing.assert_allclose(here.shares, there.shares, atol=0.02)
 
 
 def test_retrieval_is_rewarded_for_matching_pairs():

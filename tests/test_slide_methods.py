@@ -76,9 +76,19 @@ def test_planted_mixtures_are_found_by_all_methods_and_by_their_weights(planted,
     assert scc(fold, slide_methods.ridge(fold)) > 0.5
     assert scc(fold, slide_methods.no_prototypes(fold, **TRAINING)) > 0.4
     assert scc(fold, slide_methods.attention(fold, steps=150)) > 0.4
-    added, plus = slide_methods.beyond(fold, model, **TRAINING)
+    added, stacked = slide_methods.beyond(fold, model, **TRAINING)
     assert scc(fold, added) > scc(fold, pred) - 0.03
-    assert plus.inner[1] >= plus.inner[0]
+    assert stacked.inner[2] >= max(stacked.inner[:2]) - 0.02
+
+
+def test_the_step_beyond_works_with_as_few_slides_as_have_a_held_out_patient(planted):
+    bags, bulk, profiles, _ = planted
+    few = np.arange(SLIDES) < 2
+    fold = slide_methods.make_fold(bags, bulk, profiles, np.arange(SLIDES) > 30, n_genes=60, train=few)
+    model = slide_methods.train_cpnn(fold, steps=3, widths=(8, 8))
+    added, stacked = slide_methods.beyond(fold, model, steps=3, widths=(8, 8))
+    assert np.isfinite(added).all()
+    assert any(stacked.shares)
 
 
 def test_a_constant_has_no_score_and_broken_pairs_teach_nothing(fold):

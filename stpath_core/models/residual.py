@@ -1,4 +1,5 @@
-"""One step beyond CPNN: what prototypes leave is given to a low-rank ridge, as far as inner folds say that it helps.
+"""One step beyond CPNN on spots: what prototypes leave is given to a low-rank ridge, as far as inner folds say that it
+helps. Slides are too few to choose among so many: see `stacking`.
 
 The composition stays readable, since the weights are CPNN's. What no mixture of cell types explains and the image still
 shows (crowding, niche, how much a spot holds at all) goes into a few axes of expression, their number chosen on inner
@@ -23,24 +24,10 @@ Tried = Mapping[Choice, Sequence[float]]  # -> correlation in each inner fold
 
 
 def best(tried: Tried) -> Choice:
-    """The choice of the highest mean over inner folds; of equal ones the smaller rank, the larger alpha."""
-    return max(tried, key=lambda c: (round(_mean(tried[c]), 6), -c[1], c[2]))
-
-
-def simplest(tried: Tried) -> Choice:
-    """The best choice of the smallest rank that is behind the best of all by at most one standard error.
-
-    Breiman et al. (1984), the error taken of the difference between the two over the inner folds: folds differ from
-    each other by far more than choices do. For few rows, where the highest of some eighty means is mostly luck.
-    """
-    top = best(tried)
-    says = {c: scores for c, scores in tried.items() if c[0] or c[1]}  # a constant says nothing
-    for rank in sorted({c[1] for c in says if c[1] < top[1]}):
-        rival = best({c: scores for c, scores in says.items() if c[1] == rank})
-        behind = np.subtract(tried[top], tried[rival])
-        if len(behind) > 1 and behind.mean() <= behind.std(ddof=1) / np.sqrt(len(behind)):
-            return rival
-    return top
+    """The choice of the highest mean over inner folds; of equal ones the smaller rank, the larger alpha. A constant
+    (slope 0, rank 0) says nothing, and is not among them."""
+    says = [c for c in tried if c[0] or c[1]] or list(tried)
+    return max(says, key=lambda c: (round(_mean(tried[c]), 6), -c[1], c[2]))
 
 
 def _mean(scores: Sequence[float]) -> float:
@@ -71,11 +58,9 @@ def fit_residual(
     finishes: Mapping[Hashable, Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
     ranks: Sequence[int] = RANKS,
     alphas: Sequence[float] = ALPHAS,
-    choose: Callable[[Tried], Choice] = best,
 ) -> Plus:
     """z (n, g) what prototypes predict of rows they were not trained on, x (n, d), y (n, g) target, all centred in
     their group; inner : held-out rows (n,) bool of each inner fold. finishes : key -> f(predictions, held-out rows).
-    choose : `best` or `simplest`.
 
     The slope of z is a least-squares one, or 0.
     """
@@ -94,7 +79,7 @@ def fit_residual(
                         for key, finish in finishes.items():
                             score = group_score(y[test], finish(raw, test), group[test])
                             tried.setdefault((s, rank, alpha, key), []).append(score)
-    s, rank, alpha, key = choose(tried)
+    s, rank, alpha, key = best(tried)
     alone = max((_mean(v) for c, v in tried.items() if c[1] == 0 and c[0] > 0), default=0.0)
     whole = _mean(tried[s, rank, alpha, key])
     with one_thread():
