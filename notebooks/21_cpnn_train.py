@@ -100,8 +100,8 @@ for name, bulk in bulks.items():
 # %% [markdown]
 # ## Every method, every slide held out once
 # `mean`, `density`, `ridge` and `mospr` see the mean patch only; `abmil` attends to patches; `no_prototype` is CPNN's
-# network straight to genes; `beyond` adds a ridge of few axes to CPNN; `shuffled` is CPNN with pairs made at random;
-# `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one thing away from CPNN at a time.
+# network straight to genes; `beyond` adds CPNN and `mospr`, each in the share that slides neither has seen ask for;
+# `shuffled` is CPNN with pairs made at random; `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one thing away from CPNN at a time.
 
 # %%
 import anndata
@@ -129,10 +129,11 @@ for name, bulk in bulks.items():
     display(told.uns["folds"].round(3))
 
 # %% [markdown]
-# The last columns are the correlation that the inner folds saw, CPNN alone and with its residual. Slides are few, and
-# of many ranks one always looks best by luck; so the smallest rank is taken that is behind the best by no more than one
-# standard error over the inner folds. With seed 0 that was no axis in five of the six folds, and one in one: `beyond`
-# predicts about what CPNN does. Notebook 22 scores what was held out.
+# The first columns are the shares that `beyond` gave to CPNN and to `mospr` (1 and 0: CPNN as it stands), the others
+# the correlation that the inner folds saw of each and of the sum. An earlier version let the inner folds *choose*, a
+# rank and a penalty of eighty: with so few slides the best of eighty is luck, and where it was told to be careful it
+# never added anything. Two numbers for all genes together need no luck. PLACEHOLDER21
+# Notebook 22 scores what was held out.
 #
 # ## Spots
 # A spot holds some dozens of cells and has a place in the picture, so here one patch explains one measurement. The

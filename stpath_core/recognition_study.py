@@ -35,8 +35,10 @@ from stpath_core.tissue import AssayEffects
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from pandas import Index
 
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
+DEPTH = "section_depth"  # and to how much of it is caught: in log expression that is a batch effect, too
 GENE_STEPS = 150  # of stage 1 in the studies, as at the cpu profile
 ENCODER = {"batch_size": 256, "latent": 64, "kl_weight": 0.1}  # likewise, as notebook 30 trains them
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
@@ -45,17 +47,31 @@ GRID = ("raw", "pca", "scvi", "scanvi")
 
 def with_batch(strength: float, effects: AssayEffects | None = None) -> AssayEffects:
     """The effects with every batch effect on expression multiplied by `strength`: 0 none, 1 as calibrated. The stain of
-    patients, and all that is not a batch effect of expression, stays."""
+    patients, and all that is not a batch effect of expression, stays.
+
+    Sections differ in depth by a factor of twenty. Log expression of a shallow section is mostly zeros, so depth alone
+    keeps patients apart there, and goes with the rest; but above 1 it stays as calibrated, because a section with fewer
+    molecules says less, whoever reads it.
+    """
     base = effects or AssayEffects()
-    return replace(base, **{f.name: strength * getattr(base, f.name) for f in fields(base) if f.name in BATCH})
+    scaled = {f.name: strength * getattr(base, f.name) for f in fields(base) if f.name in BATCH}
+    return replace(base, **scaled, **{DEPTH: min(strength, 1.0) * getattr(base, DEPTH)})
 
 
 @lru_cache(maxsize=2)
-def pictures(seed: int, array: int, patients: int, confounding: float) -> dict[str, np.ndarray]:
-    """Features (n, 96) of a virtual cohort's spots, as scanned and in the common stain. They do not depend on the batch
-    effect of expression."""
+def pictures(seed: int, array: int, patients: int, confounding: float) -> tuple[Index, dict[str, np.ndarray]]:
+    """Names of a virtual cohort's spots, and their features (n, 96), as scanned and in the common stain. They do not
+    depend on the batch effect of expression."""
     cohort = grown(seed, array, patients, AssayEffects(confounding=confounding))
-    return both_features(cohort_patches(cohort), cohort.obs[keys.SECTION].astype(str).to_numpy())
+    return cohort.obs_names, both_features(cohort_patches(cohort), cohort.obs[keys.SECTION].astype(str).to_numpy())
+
+
+def matched(cohort: AnnData, names: Index, images: Mapping[str, np.ndarray]) -> tuple[AnnData, dict[str, Pairs]]:
+    """The spots of a cohort that have a picture, and their pairs; names : of the pictures' rows. Which spots catch
+    nothing, and are left out, hangs on the effects."""
+    rows = names.get_indexer(cohort.obs_names)
+    there = cohort[rows >= 0].copy()
+    return there, pairs_of(there, {name: image[rows[rows >= 0]] for name, image in images.items()})
 
 
 def both_features(patches: np.ndarray, section: np.ndarray, *, mpp: float = PATCH_MPP) -> dict[str, np.ndarray]:
@@ -137,9 +153,9 @@ def run_tissue(
 ) -> dict[str, float]:
     """One tissue from its seed to the scores: "<arm>.pooled", "<arm>.mean" and "<arm>.<patient>" (macro-F1)."""
     effects = with_batch(strength, AssayEffects(confounding=confounding))
-    cohort = grown(seed, array, patients, effects)
+    shown = pictures(seed, array, patients, confounding)
+    cohort, seen = matched(grown(seed, array, patients, effects), *shown)
     label = cohort.obs[keys.LABEL].astype(str).to_numpy()
-    seen = pairs_of(cohort, pictures(seed, array, patients, confounding))
     sides = sides_of(cohort, needed_sides(arms), seed=training_seed, steps=gene_steps)
     embedded = embed_arms(seen, sides, label, arms=arms, settings=settings, seed=training_seed)
     out = {}

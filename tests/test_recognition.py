@@ -210,8 +210,20 @@ def test_every_arm_is_blind_to_the_labels_of_the_held_out():
 def test_turning_the_batch_off_leaves_everything_else():
     usual, calm = tissue.AssayEffects(), recognition_study.with_batch(0.0)
     changed = {k for k, v in usual.as_dict().items() if calm.as_dict()[k] != v}
-    assert changed == set(recognition_study.BATCH)
-    assert recognition_study.with_batch(2.0).expression_batch == 2 * usual.expression_batch
+    assert changed == {*recognition_study.BATCH, recognition_study.DEPTH}
+    strong = recognition_study.with_batch(2.0)
+    assert strong.expression_batch == 2 * usual.expression_batch
+    assert strong.section_depth == usual.section_depth
+    assert recognition_study.with_batch(0.5).section_depth == usual.section_depth / 2
+
+
+def test_pictures_follow_their_spots_by_name():
+    grown = recognition_study.grown(3, 5, 3, tissue.AssayEffects())
+    number = np.arange(grown.n_obs, dtype=np.float32)[:, None]
+    fewer = grown[np.random.default_rng(0).permutation(grown.n_obs)[:40]]
+    cohort, pairs = recognition_study.matched(fewer, grown.obs_names[5:], {"number": number[5:]})
+    assert cohort.n_obs == len(pairs["number"]) == sum(name in grown.obs_names[5:] for name in fewer.obs_names)
+    assert list(grown.obs_names[pairs["number"].image[:, 0].astype(int)]) == list(cohort.obs_names)
 
 
 def test_expression_is_predicted_from_what_tells_it_and_not_from_noise():
