@@ -101,7 +101,8 @@ for name, bulk in bulks.items():
 # ## Every method, every slide held out once
 # `mean`, `density`, `ridge` and `mospr` see the mean patch only; `abmil` attends to patches; `no_prototype` is CPNN's
 # network straight to genes; `beyond` adds CPNN and `mospr`, each in the share that slides neither has seen ask for;
-# `shuffled` is CPNN with pairs made at random; `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one thing away from CPNN at a time.
+# `shuffled` is CPNN with pairs made at random; `oracle` is a ridge on the *true* mixture. The `cpnn_…` rows take one
+# thing away from CPNN at a time.
 
 # %%
 import anndata

@@ -301,17 +301,31 @@ report(f"{key}.expression_harm", *told.difference(best, "random", "pcc")[:3])
 # *Predict:* where along each curve is a batch-agnostic encoder worth most? Is there a place where it does harm?
 
 # %%
+from stpath_core import recognition_study
 from stpath_core import study as studies
 from stpath_core.recognition_study import GRID_STUDY, STRENGTH_STUDY, run_grid, run_strength
 
-committed = (studies.results_folder() / "part3_strength.csv").is_file()
-if study == "full" or committed:
-    grid = studies.table("part3_grid", GRID_STUDY, run_grid, full=study == "full")
-    strength = studies.table("part3_strength", STRENGTH_STUDY, run_strength, full=study == "full")
+
+def committed(name, factors, cell):
+    """The table of a study, made now (full) or as committed; None where it is not."""
+    there = (studies.results_folder() / f"{name}.csv").is_file()
+    return studies.table(name, factors, cell, full=study == "full") if there or study == "full" else None
+
+
+grid = committed("part3_grid", GRID_STUDY, run_grid)
+if grid is not None:
     whole = grid[grid.key.str.endswith(".pooled")].groupby("key")["value"].agg(["mean", "std", "count"])
     cells = whole[whole.index.str.count("[.]") == 2]["mean"]
     cells.index = pd.MultiIndex.from_tuples([tuple(k.split(".")[:2]) for k in cells.index], names=["side", "target"])
     display(cells.unstack().round(3), whole[whole.index.str.count("[.]") == 1].round(3))
+    leads = recognition_study.leads(grid)  # of every patient of every tissue
+    display(leads.groupby("tissue").mean().round(3))
+    for name in leads:
+        report(f"part3.study.{name}", *evaluate.bootstrap(leads[name], n=draws, seed=seed))
+
+# %%
+strength = committed("part3_strength", STRENGTH_STUDY, run_strength)
+if strength is not None:
     lines = strength[strength.key.str.endswith(".mean")].rename(columns={"value": "macro-F1", "key": "arm"})
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     for ax, x, other, at in zip(axes, ("strength", "confounding"), ("confounding", "strength"), (0, 1), strict=True):
@@ -319,7 +333,7 @@ if study == "full" or committed:
         plot.curve(some, x=x, y="macro-F1", by="arm", ax=ax)
     run.figure("strength", figure)
 else:
-    print("the studies are not committed yet: make them with -p study=full")
+    print("the study of strength and confounding is not committed: make it with -p study=full")
 
 # %% [markdown]
 # One tissue is one draw of eight patients: do not read a law from the tables above. The numbers that this notebook

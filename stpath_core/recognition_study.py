@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from stpath_core import expression, keys, probes, tissue
 from stpath_core import recognition_scores as scores
@@ -18,10 +19,12 @@ from stpath_core.gene_embeddings import METHODS, GeneSpots, embed_folds
 from stpath_core.models.expression_baselines import fit_ridge
 from stpath_core.recognition import Pairs, Settings
 from stpath_core.recognition_arms import (
+    AGNOSTIC,
     ARMS,
     AS_SCANNED,
     COMMON_STAIN,
     MINED,
+    RIVALS,
     TARGETS,
     Arm,
     Control,
@@ -35,7 +38,7 @@ from stpath_core.tissue import AssayEffects
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from pandas import Index
+    from pandas import DataFrame, Index
 
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
 DEPTH = "section_depth"  # and to how much of it is caught: in log expression that is a batch effect, too
@@ -209,3 +212,17 @@ def run_strength(tissue: int, strength: float, confounding: float) -> dict[str, 
     if strength != 1.0 and confounding != 0.0:
         return {f"{arm}.mean": None for arm in STRENGTH_ARMS}
     return run_tissue(tissue, {a: ARMS[a] for a in STRENGTH_ARMS}, strength=strength, confounding=confounding)
+
+
+def leads(grid: DataFrame) -> DataFrame:
+    """Of the table of GRID_STUDY, a row per tissue and patient: how far the better batch-agnostic arm of the paper is
+    above the better of its rivals ("gain"), our idea above that arm ("beyond"), and the untrained network in the common
+    stain above our idea ("stain"). Which arm is better is one answer for all tissues."""
+    named = grid["key"].str.extract(r"^(?P<arm>\w+)\.(?P<patient>p\d+)$").join(grid[["tissue", "value"]]).dropna()
+    wide = named.pivot_table(index=["tissue", "patient"], columns="arm", values="value")
+    agnostic, rival = (wide[list(arms)].mean().idxmax() for arms in (AGNOSTIC, RIVALS))
+    return pd.DataFrame({
+        "gain": wide[agnostic] - wide[rival],
+        "beyond": wide["beyond"] - wide[agnostic],
+        "stain": wide["random_common_stain"] - wide["beyond"],
+    })  # fmt: skip

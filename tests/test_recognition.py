@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -224,6 +225,19 @@ def test_pictures_follow_their_spots_by_name():
     cohort, pairs = recognition_study.matched(fewer, grown.obs_names[5:], {"number": number[5:]})
     assert cohort.n_obs == len(pairs["number"]) == sum(name in grown.obs_names[5:] for name in fewer.obs_names)
     assert list(grown.obs_names[pairs["number"].image[:, 0].astype(int)]) == list(cohort.obs_names)
+
+
+def test_leads_are_of_one_arm_for_all_tissues_and_of_every_patient():
+    arms = {"raw_clip": 0.5, "bleep": 0.4, "scvi": 0.6, "scanvi_inter": 0.55, "beyond": 0.7, "random_common_stain": 0.8}
+    rows = [
+        (tissue_, f"{arm}.{who}", value + 0.1 * tissue_ + (0.02 if (arm, who) == ("scvi", "p1") else 0))
+        for tissue_ in (0, 1) for who in ("p0", "p1", "pooled", "mean") for arm, value in arms.items()
+    ]  # fmt: skip
+    rows += [(0, f"{side}.identity.p0", 0.99) for side in recognition_study.GRID]
+    found = recognition_study.leads(pd.DataFrame(rows, columns=["tissue", "key", "value"]))
+    assert len(found) == 4
+    np.testing.assert_allclose(found["gain"].unstack("patient").to_numpy(), [[0.1, 0.12]] * 2)
+    np.testing.assert_allclose(found["stain"], 0.1)
 
 
 def test_expression_is_predicted_from_what_tells_it_and_not_from_noise():
