@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("pcc", "scc")  # Pearson, and Spearman with average ranks
 PANEL = 250  # genes
-_AT_ONCE = 2**17  # numbers of a block: half a megabyte of float32
+_AT_ONCE = 2**15  # numbers of a block: three blocks lie in a processor's cache
 
 
 def target(counts: csr_matrix | np.ndarray, columns: Sequence[int] | None = None) -> np.ndarray:
@@ -139,7 +139,7 @@ def varies(values: np.ndarray) -> np.ndarray:
 def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """Per column: (n, G), (n, G) -> (G,) float64; nan where a column of either does not vary.
 
-    Centred first, in float32: a hundred times as fast as a loop over genes, and as exact.
+    Centred first, in float32, a block of rows at a time: as exact as a loop over genes in float64, to six digits.
 
     Examples
     --------
@@ -150,20 +150,25 @@ def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
     if x.shape != y.shape or x.ndim != 2:
         message = f"measured is {x.shape}, predicted {y.shape}; both must be (n, genes) of the same rows and genes"
         raise InputError(message)
-    out = np.full(x.shape[1], np.nan)
-    for start in range(0, x.shape[1] if len(x) > 1 else 0, width := max(32, _AT_ONCE // len(x))):
-        block = slice(start, start + width)
-        out[block] = _pearson(np.ascontiguousarray(x[:, block]), np.ascontiguousarray(y[:, block]))
-    return out
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of a few columns: what lies between then stays in the cache."""
-    known = varies(x) & varies(y)
-    x, y = x - x.mean(0), y - y.mean(0)
-    norms = np.sqrt(np.einsum("ng,ng->g", x, x) * np.einsum("ng,ng->g", y, y), dtype=np.float64)
+    n, genes = x.shape
+    if n < 2 or genes == 0:
+        return np.full(genes, np.nan)
+    middle = [np.full(n, 1 / n, np.float32) @ v for v in (x, y)]
+    rows = max(1, _AT_ONCE // genes)
+    ones, room = np.ones(rows, np.float32), np.empty((3, min(rows, n), genes), np.float32)
+    sums = np.zeros((3, genes))  # of xy, xx, yy; a product with ones adds faster than sum, and float64 over the blocks
+    for start in range(0, n, rows):
+        a, b, ab = room[:, : min(rows, n - start)]
+        np.subtract(x[start : start + rows], middle[0], out=a)
+        np.subtract(y[start : start + rows], middle[1], out=b)
+        for k, (left, right, out) in enumerate(((a, b, ab), (a, a, a), (b, b, b))):
+            sums[k] += ones[: len(a)] @ np.multiply(left, right, out=out)
+    known = np.ones(genes, bool)
+    for v, mean, squares in zip((x, y), middle, sums[1:], strict=True):
+        doubtful = ~(squares > n * (1e-4 * mean.astype(float)) ** 2)  # so near to constant that a closer look decides
+        known[doubtful] &= varies(v[:, doubtful])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, np.einsum("ng,ng->g", x, y) / norms, np.nan).clip(-1, 1)
+        return np.where(known, sums[0] / np.sqrt(sums[1] * sums[2]), np.nan).clip(-1, 1)
 
 
 def spearman(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
