@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,10 @@ class Slide:
     def level_mpp(self, level: int) -> float:
         """um per pixel of a level."""
         return self.mpp * self.shapes[0][1] / self.shapes[level][1]
+
+    def whole_path(self) -> Slide:
+        """The same by its absolute path: a worker elsewhere stands in another folder."""
+        return replace(self, path=self.path.resolve())
 
     def level_for(self, mpp: float) -> int:
         """The smallest level that still has at least the resolution asked for."""

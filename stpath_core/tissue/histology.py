@@ -97,6 +97,7 @@ def instance_mask(
     # crossings pair up into spans of pixels
     start = np.ceil(x[:, 0]).astype(np.int64).clip(left, left + width)
     length = (np.ceil(x[:, 1]).astype(np.int64).clip(left, left + width) - start).clip(0)
-    pixel = np.repeat((row - top) * width + start - left - (np.cumsum(length) - length), length) + np.arange(length.sum())
+    before = np.cumsum(length) - length
+    pixel = np.repeat((row - top) * width + start - left - before, length) + np.arange(length.sum())
     mask[pixel[::-1]] = np.repeat(owner + 1, length)[::-1]  # written last to first: the first polygon stays
     return mask.reshape(shape).astype(np.int32)
