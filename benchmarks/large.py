@@ -33,11 +33,14 @@ UNIT_PX = 2000  # of the section that is laid out
 TILE_PX = 400
 WHOLE = {"units": 20, "tissue": 133, "transcripts": 50_000_000}
 SMALL = {"units": 2, "tissue": 3, "transcripts": 600_000}
-RATIO = {"units": 4, "tissue": 16, "transcripts": 4_000_000}
+RATIO = {"units": 3, "tissue": 9, "transcripts": 1_000_000}
 SMOKE = {"units": 1, "tissue": 1, "transcripts": 20_000}
 GROW_UM = 3.0
-PITCH_UM = 100.0  # of the spots
+PITCH_UM = 125.0  # of the spots
 LIMIT_GIB, GOAL = 3.0, 1.6
+ROUNDS = 2  # of one worker and two, in turn
+# The network that notebook 11 trains at the cpu profile (notebooks/params/cpu.yaml).
+NETWORK = {"out_indices": [0, 1, 2, 3], "channels": [32, 64, 128, 256], "stem_width": 16}
 
 
 def section_of(folder: Path):
@@ -128,7 +131,7 @@ def make(folder: Path, *, units: int, tissue: int, transcripts: int, steps: int 
         learned = NucleiSection("unit", "breast", "p", section.image, MPP, section.truth["instances"])
         net, _ = nuclei.train_split(
             [learned], nuclei.everything([learned]), steps=steps, inner_share=0, batch_size=8, device="cpu",
-            classes=SUPER_CLASSES,
+            classes=SUPER_CLASSES, encoder_args=NETWORK,
         )  # fmt: skip
         predict.save(network, net)
 
@@ -178,7 +181,7 @@ def patches(folder: Path, scheduler=None) -> dict:
     return {"spots": len(io.read_features(path).features)}
 
 
-STAGES = {stage.__name__: stage for stage in (labels, inference, patches)}
+STAGES = {stage.__name__: stage for stage in (labels, patches, inference)}
 
 
 def equal(folder: Path) -> dict:
@@ -265,11 +268,11 @@ def in_a_process(stage: str, folder: Path, workers: int = 0) -> dict:
     return row
 
 
-def median_ratio(rows: list[dict], stage: str) -> dict:
+def ratio_of(rows: list[dict]) -> dict:
     """Time of one worker over that of two, of medians over the rounds."""
-    took = [float(np.median([r["seconds"] for r in rows if r["stage"] == stage and r["workers"] == n])) for n in (1, 2)]
-    ratio = round(took[0] / took[1], 2)
-    return {"stage": stage, "one_s": took[0], "two_s": took[1], "ratio": ratio, "goal": GOAL, "met": ratio >= GOAL}
+    one_s, two_s = (float(np.median([r["seconds"] for r in rows if r["workers"] == n])) for n in (1, 2))
+    ratio = round(one_s / two_s, 2)
+    return {"one_s": one_s, "two_s": two_s, "ratio": ratio, "goal": GOAL, "met": ratio >= GOAL}
 
 
 def main() -> None:
@@ -287,18 +290,17 @@ def main() -> None:
             make(folder / name, **(SMOKE if smoke else size), steps=2 if smoke else 150)
             print(f"{name} is made", flush=True)
         same = in_a_process("equal", folder / "small")
-        workers = [in_a_process("inference", folder / "ratio", n) for n in (1, 2) * (1 if smoke else 2)]
-        workers += [in_a_process("labels", folder / "ratio", n) for n in (1, 2) * (1 if smoke else 2)]
         rows = [in_a_process(stage, folder / "whole") for stage in STAGES]
+        workers = [in_a_process("inference", folder / "ratio", n) for n in (1, 2) * (1 if smoke else ROUNDS)]
         bytes_of = {p.name: p.stat().st_size for p in (folder / "whole").iterdir() if p.is_file()}
-    ratios = [median_ratio(workers, stage) for stage in ("inference", "labels")]
+    ratio = ratio_of(workers)
     if smoke:
-        print(rows, ratios)
+        print(rows, ratio)
         return
     met = all(row["peak_mib"] <= LIMIT_GIB * 1024 for row in rows)
     write(
         "large", rows, whole=WHOLE | {"side_px": WHOLE["units"] * UNIT_PX, "mpp": MPP}, bytes=bytes_of, equal=same,
-        limit_mib=LIMIT_GIB * 1024, within_limit=met, workers=workers, ratios=ratios,
+        limit_mib=LIMIT_GIB * 1024, within_limit=met, workers=workers, ratio=ratio,
     )  # fmt: skip
 
 
