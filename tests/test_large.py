@@ -255,6 +255,29 @@ def test_a_slide_of_glass_has_no_nuclei(network, tmp_path):
     assert not zarr.open_array(found.labels, mode="r")[...].any()
 
 
+def test_a_folder_sends_large_slides_by_tiles_and_small_ones_through_memory(network, picture, tmp_path, monkeypatch):
+    from stpath_core import predict_folder
+
+    _, checkpoint = network
+    image, slide = picture
+    monkeypatch.setattr(predict_folder, "LARGE_PX", image[..., 0].size // 2)
+    small = tmp_path / "small.tif"
+    metadata = {"axes": "YXS", "PhysicalSizeX": slide.mpp, "PhysicalSizeXUnit": "µm"}
+    tifffile.imwrite(small, image[:200, :200], photometric="rgb", ome=True, metadata=metadata)
+    out = tmp_path / "out"
+    table = pd.read_csv(predict_folder.predict_folder(checkpoint, [slide.path, small], out, tell=lambda _: None))
+    mask = zarr.open_array(out / "slide.ome" / "labels.zarr", mode="r")
+    assert mask.shape == image.shape[:2]
+    assert (table["image"] == slide.path.name).sum() == mask[...].max()
+    assert (out / "labels" / "small.png").exists()
+    assert not table.isna().any(axis=None)
+    with pytest.raises(InputError, match="no work for a scheduler"):
+        predict_folder.predict_folder(checkpoint, small, out, scheduler="tcp://127.0.0.1:1")
+    (out / "slide.ome" / "nuclei.parquet").unlink()
+    with pytest.raises(InputError, match=r"labels\.zarr exists and was not made by a prediction"):
+        predict_folder.predict_folder(checkpoint, slide.path, out)
+
+
 # Patches
 
 

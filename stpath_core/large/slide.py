@@ -69,7 +69,7 @@ def predict_slide(
     checkpoint, out, mpp = Path(checkpoint).resolve(), Path(out).resolve(), slide.mpp
     slide = slide.whole_path()
     model = predict.load(checkpoint)
-    predict.check_image(np.broadcast_to(np.uint8(0), (*slide.shapes[0], 3)), mpp)
+    check_slide(slide)
     tiles = predict.tiles_of(slide.shapes[0], model, mpp, tile_px=tile_px, margin_px=margin_px)
     how = _How(threshold, average_views, device)
     kept = out / "tiles" / _identity(checkpoint, slide, tiles, how)
@@ -85,6 +85,11 @@ def predict_slide(
     if not any(kept.parent.iterdir()):
         kept.parent.rmdir()
     return found
+
+
+def check_slide(slide: Slide) -> None:
+    """Refuse a slide that no nuclei can be found in, as `predict.check_image` refuses an image."""
+    predict.check_image(np.broadcast_to(np.uint8(0), (*slide.shapes[0], 3)), slide.mpp)
 
 
 def _identity(checkpoint: Path, slide: Slide, tiles: Sequence[Tile], how: _How) -> str:
