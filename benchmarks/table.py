@@ -70,6 +70,30 @@ def cards(record: Path = RESULTS / "gpu.json") -> list[str]:
     return lines
 
 
+def large(record: Path = RESULTS / "large.json") -> list[str]:
+    """What went through in parts, a row per stage, and two workers beside one; one line where nothing was measured."""
+    if not record.is_file():
+        return ["Not measured: no record is kept here. `python benchmarks/large.py` makes one."]
+    told = json.loads(record.read_text())
+    whole, same, ratio = told["whole"], told["equal"], told["ratio"]
+    of = {"labels": f"{whole['transcripts']:,} transcripts", "patches": "patches of 112 um",
+          "inference": f"{whole['side_px']:,} x {whole['side_px']:,} px"}  # fmt: skip
+    lines = ["| stage | of | gives | seconds | peak memory, MiB |", "|---|---|---|---|---|"]
+    for row in told["comparisons"]:
+        gives = f"{row['spots']:,} spots" if "spots" in row else f"{row['nuclei']:,} nuclei"
+        peak = f"{row['peak_mib']:,.0f}{'' if row['peak_mib'] <= told['limit_mib'] else ' (over the limit)'}"
+        lines.append(f"| {row['stage']} | {of[row['stage']]} | {gives} | {row['seconds']:,.0f} | {peak} |")
+    missed = "" if ratio["met"] else ", missed"
+    said = (
+        f"{whole['tissue'] / whole['units'] ** 2:.0%} of the slide is tissue. With {same['side_px']:,} x "
+        f"{same['side_px']:,} px and {same['transcripts']:,} transcripts all three came out as in memory. Inference on "
+        f"two workers of a local Dask cluster took {ratio['two_s']:.0f} s, on one {ratio['one_s']:.0f} s: "
+        f"{ratio['ratio']:.2f} times as fast (goal {ratio['goal']:g}{missed}). {told['day']}, {told['machine']['cores']} "
+        f"cores, load {told['machine']['load_at_the_end']:g} at the end."
+    )
+    return [said, "", *lines]
+
+
 def tables() -> str:
     """All, with what must be known to read them."""
     of = [json.loads(path.read_text()) for path in (*sorted(RESULTS.glob("*.json")), ENCODER)]
@@ -78,6 +102,10 @@ def tables() -> str:
     said = "Slopes of the log-log fit over two decades (1 is linear), processor seconds, a process for each point."
     text += [f"{said} Memory includes what the libraries hold before any work.", "", *slopes()]
     said = "`benchmarks/gpu.py`: throughput of training beside forward and backward passes alone, and what was reached."
+    what = (
+        "`python benchmarks/large.py`, by itself: a stage a process, its peak with everything that the libraries hold."
+    )
+    text += ["", "## Larger than memory", "", what, "", *large()]
     text += ["", "## On a GPU", "", said, "", *cards()]
     compiled = RESULTS / "gpu_compiled.json"
     text += ["", *cards(compiled)] if compiled.is_file() else []
