@@ -88,8 +88,8 @@ def large(record: Path = RESULTS / "large.json") -> list[str]:
         f"{whole['tissue'] / whole['units'] ** 2:.0%} of the slide is tissue. With {same['side_px']:,} x "
         f"{same['side_px']:,} px and {same['transcripts']:,} transcripts all three came out as in memory. Inference on "
         f"two workers of a local Dask cluster took {ratio['two_s']:.0f} s, on one {ratio['one_s']:.0f} s: "
-        f"{ratio['ratio']:.2f} times as fast (goal {ratio['goal']:g}{missed}). {told['day']}, {told['machine']['cores']} "
-        f"cores, load {told['machine']['load_at_the_end']:g} at the end."
+        f"{ratio['ratio']:.2f} times as fast (goal {ratio['goal']:g}{missed}). {told['day']}, "
+        f"{told['machine']['cores']} cores, load {told['machine']['load_at_the_end']:g} at the end."
     )
     return [said, "", *lines]
 
