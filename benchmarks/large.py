@@ -1,18 +1,20 @@
 """More than memory holds: 50 million transcripts and a slide of 40,000 x 40,000 pixels, and two workers beside one.
 
-    python benchmarks/large.py [--folder DIR] [--smoke]   all; results/large.json. DIR: some 8 GB, removed at the end
+    python benchmarks/large.py [--folder DIR] [--smoke]   all; results/large.json. without DIR in a temporary folder
     python benchmarks/large.py STAGE DIR [WORKERS]        one stage on data that are there, as JSON
 
 A virtual section of 500 x 500 um is laid out again and again, picture, nuclei and molecules, on a third of the slide;
 the rest is glass with a scanner's noise. Each stage runs in a process of its own: its peak is the resident memory of
 that process from its start to its end, with everything that the libraries hold. Before, a smaller slide goes through
 the same stages and through memory, and must come out the same. The workers of the Dask cluster have one thread each.
+After an interrupt the same call with the same DIR repeats nothing that is finished.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import resource
 import shutil
@@ -240,7 +242,8 @@ def one(stage: str, folder: Path, workers: int) -> dict:
     if not workers:
         begun = time.perf_counter()
         result = equal(folder) if stage == "equal" else STAGES[stage](folder)
-        return {"stage": stage, "seconds": round(time.perf_counter() - begun, 1), "peak_mib": peak_mib(), **result}
+        seconds = {"seconds": round(time.perf_counter() - begun, 1), "processor_s": round(time.process_time(), 1)}
+        return {"stage": stage, **seconds, "peak_mib": peak_mib(), **result}
     tiles = {"tile_px": 512} if stage == "inference" else {}
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
@@ -257,13 +260,23 @@ def one(stage: str, folder: Path, workers: int) -> dict:
     }  # fmt: skip
 
 
-def in_a_process(stage: str, folder: Path, workers: int = 0) -> dict:
-    for made in ("found", "spots.h5", "labels.h5ad"):
-        shutil.rmtree(folder / made, ignore_errors=True)
+def in_a_process(stage: str, folder: Path, workers: int = 0, turn: int = 0) -> dict:
+    """The row of a stage, from the file of those that an earlier call finished, or measured now."""
+    rows = folder.parent / "rows.jsonl"
+    key = [stage, folder.name, workers, turn]
+    for line in rows.read_text().splitlines() if rows.exists() else ():
+        if json.loads(line)["key"] == key:
+            return json.loads(line)["row"]
+    if workers:  # each turn begins anew; a whole slide that was interrupted goes on, and says so
+        shutil.rmtree(folder / "found", ignore_errors=True)
+    before = len(list((folder / "found" / "tiles").glob("*/0*.npz")))
     done = subprocess.run(
         [sys.executable, __file__, stage, str(folder), str(workers)], stdout=subprocess.PIPE, text=True, check=True
     )
-    row = json.loads(done.stdout.splitlines()[-1])
+    row = json.loads(done.stdout.splitlines()[-1]) | {"load": round(os.getloadavg()[0], 1)}
+    row |= {"tiles_of_an_interrupted_run": before} if before else {}
+    with rows.open("a") as file:
+        file.write(json.dumps({"key": key, "row": row}) + "\n")
     print(row, flush=True)
     return row
 
@@ -287,11 +300,14 @@ def main() -> None:
         folder = Path(folder)
         smoke = sizes()
         for name, size in (("small", SMALL), ("whole", WHOLE), ("ratio", RATIO)):
-            make(folder / name, **(SMOKE if smoke else size), steps=2 if smoke else 150)
-            print(f"{name} is made", flush=True)
+            made = folder / name / "made"
+            if not made.exists():
+                make(folder / name, **(SMOKE if smoke else size), steps=2 if smoke else 150)
+                made.touch()
         same = in_a_process("equal", folder / "small")
         rows = [in_a_process(stage, folder / "whole") for stage in STAGES]
-        workers = [in_a_process("inference", folder / "ratio", n) for n in (1, 2) * (1 if smoke else ROUNDS)]
+        turns = [(n, turn) for turn in range(1 if smoke else ROUNDS) for n in (1, 2)]
+        workers = [in_a_process("inference", folder / "ratio", n, turn) for n, turn in turns]
         bytes_of = {p.name: p.stat().st_size for p in (folder / "whole").iterdir() if p.is_file()}
     ratio = ratio_of(workers)
     if smoke:

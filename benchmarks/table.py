@@ -80,16 +80,26 @@ def large(record: Path = RESULTS / "large.json") -> list[str]:
           "inference": f"{whole['side_px']:,} x {whole['side_px']:,} px"}  # fmt: skip
     lines = ["| stage | of | gives | seconds | peak memory, MiB |", "|---|---|---|---|---|"]
     for row in told["comparisons"]:
+        first = f"| {row['stage']} | {of[row['stage']]} |"
+        if "not_measured" in row:
+            lines.append(f"{first} not measured: {row['not_measured']} | | |")
+            continue
         gives = f"{row['spots']:,} spots" if "spots" in row else f"{row['nuclei']:,} nuclei"
         peak = f"{row['peak_mib']:,.0f}{'' if row['peak_mib'] <= told['limit_mib'] else ' (over the limit)'}"
-        lines.append(f"| {row['stage']} | {of[row['stage']]} | {gives} | {row['seconds']:,.0f} | {peak} |")
-    missed = "" if ratio["met"] else ", missed"
+        lines.append(f"{first} {gives} | {row['seconds']:,.0f} | {peak} |")
+    if "not_measured" in ratio:
+        two = f"Two workers beside one: not measured, {ratio['not_measured']}."
+    else:
+        missed = "" if ratio["met"] else ", missed"
+        two = (
+            f"Inference on two workers of a local Dask cluster took {ratio['two_s']:.0f} s, on one "
+            f"{ratio['one_s']:.0f} s: {ratio['ratio']:.2f} times as fast (goal {ratio['goal']:g}{missed})."
+        )
+    machine = f"{told['machine']['cores']} cores, load {told['machine']['load_at_the_end']:g} at the end"
     said = (
         f"{whole['tissue'] / whole['units'] ** 2:.0%} of the slide is tissue. With {same['side_px']:,} x "
-        f"{same['side_px']:,} px and {same['transcripts']:,} transcripts all three came out as in memory. Inference on "
-        f"two workers of a local Dask cluster took {ratio['two_s']:.0f} s, on one {ratio['one_s']:.0f} s: "
-        f"{ratio['ratio']:.2f} times as fast (goal {ratio['goal']:g}{missed}). {told['day']}, "
-        f"{told['machine']['cores']} cores, load {told['machine']['load_at_the_end']:g} at the end."
+        f"{same['side_px']:,} px and {same['transcripts']:,} transcripts all three came out as in memory. {two} "
+        f"{told['day']}, {machine}."
     )
     return [said, "", *lines]
 
