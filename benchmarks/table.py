@@ -86,7 +86,9 @@ def large(record: Path = RESULTS / "large.json") -> list[str]:
             continue
         gives = f"{row['spots']:,} spots" if "spots" in row else f"{row['nuclei']:,} nuclei"
         peak = f"{row['peak_mib']:,.0f}{'' if row['peak_mib'] <= told['limit_mib'] else ' (over the limit)'}"
-        lines.append(f"{first} {gives} | {row['seconds']:,.0f} | {peak} |")
+        before = row.get("tiles_of_an_interrupted_run")
+        rest = f" (without {before} tiles of an interrupted run)" if before else ""
+        lines.append(f"{first} {gives} | {row['seconds']:,.0f}{rest} | {peak} |")
     if "not_measured" in ratio:
         two = f"Two workers beside one: not measured, {ratio['not_measured']}."
     else:
