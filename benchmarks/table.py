@@ -70,6 +70,42 @@ def cards(record: Path = RESULTS / "gpu.json") -> list[str]:
     return lines
 
 
+def large(record: Path = RESULTS / "large.json") -> list[str]:
+    """What went through in parts, a row per stage, and two workers beside one; one line where nothing was measured."""
+    if not record.is_file():
+        return ["Not measured: no record is kept here. `python benchmarks/large.py` makes one."]
+    told = json.loads(record.read_text())
+    whole, same, ratio = told["whole"], told["equal"], told["ratio"]
+    of = {"labels": f"{whole['transcripts']:,} transcripts", "patches": "patches of 112 um",
+          "inference": f"{whole['side_px']:,} x {whole['side_px']:,} px"}  # fmt: skip
+    lines = ["| stage | of | gives | seconds | peak memory, MiB |", "|---|---|---|---|---|"]
+    for row in told["comparisons"]:
+        first = f"| {row['stage']} | {of[row['stage']]} |"
+        if "not_measured" in row:
+            lines.append(f"{first} not measured: {row['not_measured']} | | |")
+            continue
+        gives = f"{row['spots']:,} spots" if "spots" in row else f"{row['nuclei']:,} nuclei"
+        peak = f"{row['peak_mib']:,.0f}{'' if row['peak_mib'] <= told['limit_mib'] else ' (over the limit)'}"
+        before = row.get("tiles_of_an_interrupted_run")
+        rest = f" (without {before} tiles of an interrupted run)" if before else ""
+        lines.append(f"{first} {gives} | {row['seconds']:,.0f}{rest} | {peak} |")
+    if "not_measured" in ratio:
+        two = f"Two workers beside one: not measured, {ratio['not_measured']}."
+    else:
+        missed = "" if ratio["met"] else ", missed"
+        two = (
+            f"Inference on two workers of a local Dask cluster took {ratio['two_s']:.0f} s, on one "
+            f"{ratio['one_s']:.0f} s: {ratio['ratio']:.2f} times as fast (goal {ratio['goal']:g}{missed})."
+        )
+    machine = f"{told['machine']['cores']} cores, load {told['machine']['load_at_the_end']:g} at the end"
+    said = (
+        f"{whole['tissue'] / whole['units'] ** 2:.0%} of the slide is tissue. With {same['side_px']:,} x "
+        f"{same['side_px']:,} px and {same['transcripts']:,} transcripts all three came out as in memory. {two} "
+        f"{told['day']}, {machine}."
+    )
+    return [said, "", *lines]
+
+
 def tables() -> str:
     """All, with what must be known to read them."""
     of = [json.loads(path.read_text()) for path in (*sorted(RESULTS.glob("*.json")), ENCODER)]
@@ -78,6 +114,10 @@ def tables() -> str:
     said = "Slopes of the log-log fit over two decades (1 is linear), processor seconds, a process for each point."
     text += [f"{said} Memory includes what the libraries hold before any work.", "", *slopes()]
     said = "`benchmarks/gpu.py`: throughput of training beside forward and backward passes alone, and what was reached."
+    what = (
+        "`python benchmarks/large.py`, by itself: a stage a process, its peak with everything that the libraries hold."
+    )
+    text += ["", "## Larger than memory", "", what, "", *large()]
     text += ["", "## On a GPU", "", said, "", *cards()]
     compiled = RESULTS / "gpu_compiled.json"
     text += ["", *cards(compiled)] if compiled.is_file() else []

@@ -87,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--mpp", type=float, help="micrometres per pixel, for images that do not say so themselves")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    predict.add_argument(
+        "--scheduler", default="", metavar="ADDRESS", help="a Dask scheduler for slides that are larger than memory"
+    )
 
     fit = command("fit", "train on a packed stage file, on a GPU or several", _fit, FIT)
     fit.add_argument(
@@ -231,6 +234,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     progress = functools.partial(track, label="images")
     options = {"mpp": arguments.mpp, "device": arguments.device, "progress": progress, "tell": _warn}
+    options |= {"scheduler": arguments.scheduler, "tile_progress": functools.partial(track, label="tiles")}
     _say(f"wrote {predict_folder(arguments.checkpoint, arguments.images, arguments.out, **options)}")
     return OK
 

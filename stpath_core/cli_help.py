@@ -87,6 +87,10 @@ labels/<name>.png (uint16, a number per nucleus, 0 background) and <name>.geojso
 micrometres. Images of 40x have about 0.25 micrometres per pixel, of 20x about 0.5; a file that says its own needs no
 --mpp. Hidden files are passed over.
 
+A TIFF, OME-TIFF or SVS of more than 100 million pixels is never read whole: DIR/<name>/ gets labels.zarr and
+nuclei.parquet. With --scheduler its tiles go to the workers of a Dask cluster that sees the same disk and has stpath
+installed. After an interrupt the same command keeps the tiles that are done.
+
 """
 
 

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stpath_core.data import NucleiSection
-    from stpath_core.io.section import Section
+    from stpath_core.io.section import LargeSection, Section
 
 __all__ = [
-    "by_instance", "count_transcripts", "fine_to_super", "instance_ids", "pack_section", "planted_types",
-    "read_markers", "registration_score", "risk_coverage", "shuffle_labels", "type_by_clusters", "type_nuclei",
+    "by_instance", "count_transcripts", "counts_table", "fine_to_super", "instance_ids", "pack_section",
+    "planted_types", "read_markers", "registration_score", "risk_coverage", "shuffle_labels", "type_by_clusters",
+    "type_nuclei",
 ]  # fmt: skip
 
 _HEMATOXYLIN, _EOSIN = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11)  # Ruifrok & Johnston 2001, optical density R G B
@@ -36,8 +37,6 @@ def count_transcripts(section: Section, *, grow_um: float | None = None) -> AnnD
     grow_um : None counts what the vendor assigned to the nucleus's cell; a number counts what lies within so many um
     of the nucleus, wherever that is nearer to it than to the next (0: inside the nucleus only).
     """
-    from anndata import AnnData
-
     if section.transcripts is None:
         message = f"{section.name} has no transcripts; count_transcripts needs a cell-level assay (see io.open_xenium)"
         raise InputError(message)
@@ -50,9 +49,15 @@ def count_transcripts(section: Section, *, grow_um: float | None = None) -> AnnD
     gene = section.transcripts["gene"].cat.codes.to_numpy()
     nucleus = section.transcripts["nucleus"].to_numpy() if grow_um is None else _locate(section, grow_um)
     keep = (nucleus >= 0) & (gene >= 0)
-    shape = (len(section.nuclei), len(section.genes))
-    ones = np.ones(int(keep.sum()), np.int32)
-    counts = csr_matrix((ones, (nucleus[keep], gene[keep])), shape=shape)
+    return counts_table(section, nucleus[keep], gene[keep], np.ones(int(keep.sum()), np.int32))
+
+
+def counts_table(section: Section | LargeSection, nucleus: np.ndarray, gene: np.ndarray, n: np.ndarray) -> AnnData:
+    """The table of `count_transcripts`: molecules by row of their nucleus and number of their gene, n (int32) each;
+    what stands twice is added."""
+    from anndata import AnnData
+
+    counts = csr_matrix((n, (nucleus, gene)), shape=(len(section.nuclei), len(section.genes)))
     counts.sum_duplicates()
     obs = section.nuclei[["cell_id"]].astype(str).rename(columns={"cell_id": keys.CELL_ID})
     obs[keys.SECTION], obs[keys.PATIENT], obs[keys.ORGAN] = section.name, section.patient, section.organ

@@ -129,23 +129,49 @@ def predict_image(
     instances = np.zeros(image.shape[:2], np.int32)
     probability = np.zeros(image.shape[:2], np.float32)
     features, type_probs, n = [], None, 0
-    for tile in progress(_tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp))):
-        maps, kept, padded = _network_maps(model, image[tile.seen], mpp, average_views=average_views)
-        found = instances_from_maps(maps[0], maps[1], mpp=mpp, threshold=threshold)
-        probability[tile.core] = maps[0][tile.core_in_seen]
-        window = instances[tile.seen]
-        found[window > 0] = 0  # what an earlier tile already holds
-        area, centroids = _measure(found)
-        mine = (area > 0) & tile.owns(centroids + tile.origin)
-        table = np.concatenate([[0], np.where(mine, n + np.cumsum(mine), 0)]).astype(np.int32)
-        features.append(_nucleus_features(kept, found, centroids, padded)[mine])
-        window += table[found]
-        n += int(mine.sum())
+    for tile in progress(tiles_of(image.shape, model, mpp, tile_px=tile_px, margin_px=margin_px)):
+        seen = image[tile.seen]
+        found, pooled, maps = nuclei_of_tile(model, seen, tile, mpp, threshold=threshold, average_views=average_views)
+        probability[tile.core] = maps[tile.core_in_seen]
+        kept = paint(instances[tile.seen], found, n)
+        features.append(pooled[kept])
+        n += int(kept.sum())
     area, centroids = _measure(instances)
     pooled = np.concatenate(features)
     if model.type_head is not None:
         type_probs = type_probabilities(model.type_head, pooled)
     return Nuclei(instances, centroids, area, probability, pooled, type_probs if model.classes else None, model.classes)
+
+
+def nuclei_of_tile(
+    model: NucleiNet, seen: np.ndarray, tile: Tile, mpp: float, *, threshold: float, average_views: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nuclei that a tile owns, whatever other tiles find: instances 1..k of what it sees (h, w), their features
+    (k, F), and the nuclear probability (h, w).
+
+    seen : (h, w, 3) uint8, in the common stain, at `mpp`.
+    """
+    maps, kept, padded = _network_maps(model, seen, mpp, average_views=average_views)
+    found = instances_from_maps(maps[0], maps[1], mpp=mpp, threshold=threshold)
+    area, centroids = _measure(found)
+    mine = (area > 0) & tile.owns(centroids + tile.origin)
+    number = np.concatenate([[0], np.where(mine, np.cumsum(mine), 0)]).astype(np.int32)
+    return number[found], _nucleus_features(kept, found, centroids, padded)[mine], maps[0]
+
+
+def paint(window: np.ndarray, found: np.ndarray, n: int) -> np.ndarray:
+    """Add the nuclei of a tile to what the tiles before it left in its window, in place: ids n + 1 and on.
+
+    window, found : (h, w) ids, 0 background. What is painted stays. Returns (k,) bool, which nuclei came in: one whose
+    larger part is taken is the same nucleus, which a neighbour holds for its own.
+    """
+    free = window == 0
+    k = int(found.max(initial=0))
+    whole, left = (np.bincount(ids, minlength=k + 1)[1:] for ids in (found.ravel(), found[free]))
+    kept = 2 * left > whole
+    number = np.concatenate([[0], np.where(kept, n + np.cumsum(kept), 0)]).astype(window.dtype)
+    np.copyto(window, number[found], where=free)
+    return kept
 
 
 def describe_nuclei(
@@ -159,7 +185,7 @@ def describe_nuclei(
     image = standardise_stain(image)
     area, centroids = _measure(instances)
     features, ids = [], []
-    for tile in _tiles(image.shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp)):
+    for tile in tiles_of(image.shape, model, mpp, tile_px=tile_px, margin_px=margin_px):
         mine = np.flatnonzero((area > 0) & tile.owns(centroids)) + 1
         if len(mine):
             _, kept, padded = _network_maps(model, image[tile.seen], mpp, average_views=False)
@@ -174,7 +200,7 @@ def describe_nuclei(
     return np.concatenate(features), np.concatenate(ids)
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
     """A tile of an image, in its pixels: the core, which owns the nuclei centred in it, and what the network sees."""
 
     core: tuple[slice, slice]
@@ -196,7 +222,12 @@ class _Tile(NamedTuple):
         return (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)
 
 
-def _tiles(shape: tuple[int, ...], core: int, margin: int) -> list[_Tile]:
+def tiles_of(shape: tuple[int, ...], model: NucleiNet, mpp: float, *, tile_px: int, margin_px: int) -> list[Tile]:
+    """Tiles that cover an image (H, W, ...) at `mpp`; core and margin are told in pixels of the network."""
+    return cut_tiles(shape, round(tile_px * model.mpp / mpp), round(margin_px * model.mpp / mpp))
+
+
+def cut_tiles(shape: tuple[int, ...], core: int, margin: int) -> list[Tile]:
     """Tiles whose cores of `core` pixels cover an image; each is seen with a margin, as far as there is one."""
     core = max(core, 1)
 
@@ -204,7 +235,7 @@ def _tiles(shape: tuple[int, ...], core: int, margin: int) -> list[_Tile]:
         starts = range(0, n, core)
         return [(slice(a, min(a + core, n)), slice(max(a - margin, 0), min(a + core + margin, n))) for a in starts]
 
-    return [_Tile((r, c), (rs, cs)) for r, rs in pieces(shape[0]) for c, cs in pieces(shape[1])]
+    return [Tile((r, c), (rs, cs)) for r, rs in pieces(shape[0]) for c, cs in pieces(shape[1])]
 
 
 def type_probabilities(head: TypeHead, features: np.ndarray) -> np.ndarray:

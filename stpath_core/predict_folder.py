@@ -1,9 +1,13 @@
-"""A folder of images to masks, GeoJSON and a table, with what must never be written over."""
+"""A folder of images to masks, GeoJSON and a table, with what must never be written over.
+
+A TIFF larger than LARGE_PX goes tile by tile instead of through memory, and its mask is a zarr array.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +16,13 @@ from stpath_core.checks import check_folder
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress
 from stpath_core.io.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from stpath_core.io.slides import Slide
+
+LARGE_PX = 100_000_000  # 10,000 x 10,000
 
 
 def _image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -50,10 +61,27 @@ def cautions(checkpoint: str | Path, classes: Sequence[str]) -> list[str]:
     return told
 
 
+def _large_slide(path: Path, mpp: float | None) -> Slide | None:
+    """The slide behind a TIFF of more than LARGE_PX pixels, checked; None for an image that memory holds."""
+    from stpath_core.io.images import TIFF_SUFFIXES
+    from stpath_core.io.slides import open_slide
+    from stpath_core.large.slide import check_slide
+
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return None
+    slide = open_slide(path, mpp=mpp)
+    height, width = slide.shapes[0]
+    if height * width <= LARGE_PX:
+        return None
+    check_slide(slide)
+    return slide
+
+
 def _check_targets(paths: Sequence[Path], out: Path) -> None:
     """Refuse a folder that is none, and to write over an input or over masks that did not come from a prediction.
 
-    A prediction's mask has its GeoJSON beside the folder of masks; the annotations of a data set have not.
+    A prediction's mask has its GeoJSON beside the folder of masks, or its table beside the zarr array; the annotations
+    of a data set have not.
     """
     check_folder(out)
     inputs = {p.resolve() for p in paths}
@@ -61,6 +89,10 @@ def _check_targets(paths: Sequence[Path], out: Path) -> None:
         mask = out / "labels" / f"{path.stem}.png"
         if mask.resolve() in inputs or (mask.exists() and not (out / f"{path.stem}.geojson").exists()):
             msg = f"{mask} exists and was not made by a prediction, so it is not written over: give another folder"
+            raise InputError(msg)
+        array = out / path.stem / "labels.zarr"
+        if array.exists() and not (array.with_name("nuclei.parquet").exists() or array.with_name("tiles").exists()):
+            msg = f"{array} exists and was not made by a prediction, so it is not written over: give another folder"
             raise InputError(msg)
 
 
@@ -71,7 +103,9 @@ def predict_folder(
     *,
     mpp: float | None = None,
     device: str = "auto",
+    scheduler: Any = None,
     progress: Progress = iter,
+    tile_progress: Progress = iter,
     tell: Callable[[str], None] = print,
 ) -> Path:
     """Predict every image and write masks, GeoJSON and one table; returns the table's path.
@@ -81,7 +115,9 @@ def predict_folder(
     Writes `out/labels/<stem>.png` (uint16 ids at the input's size), `out/<stem>.geojson` for QuPath, and
     `out/nuclei.csv` (image, id, x_um, y_um, area_um2, and with a type head type and confidence). An earlier prediction
     is replaced; an input, or a mask that no prediction made, is not: InputError before anything is written.
-    `tell` gets the `cautions` about the checkpoint.
+    A TIFF of more than LARGE_PX pixels is not read whole: it gets `out/<stem>/labels.zarr` and `nuclei.parquet`
+    (`large.predict_slide`) and no GeoJSON. scheduler : of Dask, on whose workers the tiles of such slides are looked
+    at. `progress` wraps the images, `tile_progress` the tiles; `tell` gets the `cautions` about the checkpoint.
     """
     import imageio.v3 as iio
     import pandas as pd
@@ -91,12 +127,21 @@ def predict_folder(
     model = predict.load(checkpoint, device=device)
     paths = _image_files(images)
     _check_targets(paths, Path(out))
+    slides = {path: _large_slide(path, mpp) for path in paths}
+    if scheduler and not any(slides.values()):
+        msg = f"no image has more than {LARGE_PX:,} pixels, so there is no work for a scheduler: leave --scheduler out"
+        raise InputError(msg)
     for path in paths:  # reading is cheap beside predicting, and nothing is written if one cannot be used
-        predict.check_image(*read_image(path, mpp=mpp))
+        if slides[path] is None:
+            predict.check_image(*read_image(path, mpp=mpp))
     for caution in cautions(checkpoint, model.classes):
         tell(caution)
     out, tables = Path(out), []
     for path in progress(paths):
+        if slides[path] is not None:
+            large = {"device": device, "scheduler": scheduler, "progress": tile_progress}
+            tables.append(_predict_large(checkpoint, slides[path], out / path.stem, **large))
+            continue
         image, image_mpp = read_image(path, mpp=mpp)
         nuclei = predict.predict_image(model, image, image_mpp)
         n = len(nuclei.area_px)
@@ -122,4 +167,15 @@ def predict_folder(
     table = out / "nuclei.csv"
     with atomic_path(table) as aside:
         pd.concat(tables).to_csv(aside, index=False, float_format="%.3f")
+    return table
+
+
+def _predict_large(checkpoint: str | Path, slide: Slide, out: Path, **options: Any) -> pd.DataFrame:
+    """The rows of one large slide in the table."""
+    import pandas as pd
+
+    from stpath_core.large import predict_slide
+
+    table = pd.read_parquet(predict_slide(checkpoint, slide, out, **options).nuclei)
+    table.insert(0, "image", slide.path.name)
     return table

@@ -28,16 +28,30 @@ def cut_patches(image: np.ndarray, centres_px: np.ndarray, *, patch_px: int) -> 
 
     What reaches over the border of the image is white. A centre outside the image is refused: the frame is wrong.
     """
-    height, width = image.shape[:2]
+    check_spots(centres_px, image.shape)
+    return cut_at(image, first_pixels(centres_px, patch_px=patch_px), patch_px=patch_px)
+
+
+def check_spots(centres_px: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse spots (n, 2; x, y) outside an image (H, W, ...)."""
+    height, width = shape[:2]
     xy = np.asarray(centres_px, float)
     outside = ((xy < 0) | (xy > (width, height))).any(1)
     if outside.any():
         message = f"{int(outside.sum())} of {len(xy)} spots lie outside the image of {width} x {height} px, first "
         message += f"({xy[outside][0, 0]:.0f}, {xy[outside][0, 1]:.0f}): are x and y swapped, or is it another image?"
         raise InputError(message)
-    corner = np.round(xy - patch_px / 2).astype(int)  # (n, 2) x, y, of the image
-    out = np.empty((len(xy), patch_px, patch_px, 3), np.uint8)
-    for patch, (x, y) in zip(out, corner, strict=True):
+
+
+def first_pixels(centres_px: np.ndarray, *, patch_px: int) -> np.ndarray:
+    """(n, 2) x, y of the upper left pixel of each patch; outside the image where the patch reaches over its border."""
+    return np.round(np.asarray(centres_px, float) - patch_px / 2).astype(np.int64)
+
+
+def cut_at(image: np.ndarray, first: np.ndarray, *, patch_px: int) -> np.ndarray:
+    """(n, patch_px, patch_px, 3) uint8 from (H, W, 3) and the upper left pixels (n, 2; x, y); white outside."""
+    out = np.empty((len(first), patch_px, patch_px, 3), np.uint8)
+    for patch, (x, y) in zip(out, first, strict=True):
         top, left = max(y, 0), max(x, 0)
         seen = image[top : y + patch_px, left : x + patch_px]
         if seen.shape != patch.shape:
@@ -49,7 +63,7 @@ def cut_patches(image: np.ndarray, centres_px: np.ndarray, *, patch_px: int) -> 
 def patch_corners(centres_px: np.ndarray, *, patch_px: int) -> np.ndarray:
     """(n, 2) upper left corners as CLAM keeps them, whole and not negative: a patch over the border is moved inside by
     name only, so that its middle stays within half a patch of the spot."""
-    return np.round(np.asarray(centres_px) - patch_px / 2).astype(np.int64).clip(0)
+    return first_pixels(centres_px, patch_px=patch_px).clip(0)
 
 
 def section_features(
@@ -65,10 +79,7 @@ def section_features(
 
     encode : (b, patch_px, patch_px, 3) uint8 -> (b, d); None: `features.tile_features`.
     """
-    patch_px = round(patch_um / mpp)
-    if patch_px < 32:
-        message = f"a patch of {patch_um:g} um has {patch_px} px at {mpp:g} um/px; at least 32 are needed: a larger "
-        raise InputError(message + "patch_um, or an image of higher resolution")
+    patch_px = patch_side(patch_um, mpp)
     centres_px = np.asarray(centres_um, float) / mpp
     encode = encode or (lambda tiles: tile_features(tiles, mpp=mpp))
     rows = [
@@ -81,6 +92,15 @@ def section_features(
         patch_px=patch_px,
         mpp=mpp,
     )
+
+
+def patch_side(patch_um: float, mpp: float) -> int:
+    """Pixels of a side of a patch of so many um; InputError below the 32 that features need."""
+    patch_px = round(patch_um / mpp)
+    if patch_px < 32:
+        message = f"a patch of {patch_um:g} um has {patch_px} px at {mpp:g} um/px; at least 32 are needed: a larger "
+        raise InputError(message + "patch_um, or an image of higher resolution")
+    return patch_px
 
 
 def kept_features(path: str | Path, compute: Callable[[], Features], *, encoder: str = ENCODER) -> Features:

@@ -42,24 +42,51 @@ def standardise_stain(image: np.ndarray) -> np.ndarray:
     has no say; an image with hardly any tissue comes back as it is. The contrast changes at most threefold, so that
     an image of one tone is not blown up into noise.
     """
-    step = max(1, int((image.shape[0] * image.shape[1] / 2e6) ** 0.5))  # two million pixels know a stain
-    some = image[::step, ::step]
-    tissue = some[some[..., 1] < _GLASS]  # (n, 3)
-    if len(tissue) < _ENOUGH:
-        return image
-    levels = np.arange(256)
-    density = -np.log((levels + 1) / 256)
-    out = np.empty_like(image)
-    for channel in range(3):
-        count = np.bincount(tissue[:, channel], minlength=256)
-        median = density[np.searchsorted(np.cumsum(count), len(tissue) / 2)]
-        mean = count @ density / len(tissue)
-        spread = np.sqrt(count @ (density - mean) ** 2 / len(tissue))
+    step = stain_step(image.shape)
+    return recoloured(image, stain_tables(tissue_levels(image[::step, ::step])))
+
+
+def stain_step(shape: tuple[int, ...]) -> int:
+    """Every how many pixels an image of (H, W, ...) is looked at: two million of them know a stain."""
+    return max(1, int((shape[0] * shape[1] / 2e6) ** 0.5))
+
+
+def tissue_levels(pixels: np.ndarray) -> np.ndarray:
+    """(3, 256) how many pixels of tissue, of (..., 3) uint8, have each grey level. Counts of tiles add up."""
+    tissue = pixels[pixels[..., 1] < _GLASS]  # (n, 3)
+    return np.stack([np.bincount(tissue[:, channel], minlength=256) for channel in range(3)])
+
+
+def stain_tables(levels: np.ndarray) -> np.ndarray | None:
+    """(3, 256) uint8: the common stain of each grey level, from `tissue_levels`; None where there is hardly tissue."""
+    n = levels[0].sum()
+    if n < _ENOUGH:
+        return None
+    density = -np.log((np.arange(256) + 1) / 256)
+    tables = np.empty((3, 256), np.uint8)
+    for channel, count in enumerate(levels):
+        median = density[np.searchsorted(np.cumsum(count), n / 2)]
+        mean = count @ density / n
+        spread = np.sqrt(count @ (density - mean) ** 2 / n)
         gain = np.clip(SPREAD[channel] / max(spread, 1e-6), 1 / 3, 3)
         wanted = MEDIAN[channel] + gain * (density - median)
-        table = np.clip(256 * np.exp(-wanted) - 1, 0, 255).round().astype(np.uint8)
-        out[..., channel] = table[image[..., channel]]
+        tables[channel] = np.clip(256 * np.exp(-wanted) - 1, 0, 255).round()
+    return tables
+
+
+def recoloured(image: np.ndarray, tables: np.ndarray | None) -> np.ndarray:
+    """(H, W, 3) uint8 through `stain_tables`; None: as it is."""
+    if tables is None:
+        return image
+    out = np.empty_like(image)
+    for channel in range(3):
+        out[..., channel] = tables[channel][image[..., channel]]
     return out
+
+
+def stained_pixels(image: np.ndarray) -> int:
+    """How many pixels of an (H, W, 3) uint8 image are not bare glass."""
+    return int(np.count_nonzero(image[..., 1] < _GLASS))
 
 
 def stain_vectors(image: np.ndarray) -> np.ndarray:

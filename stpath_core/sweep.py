@@ -31,6 +31,7 @@ from stpath_core import manifest, run, stages
 from stpath_core.checks import check_folder
 from stpath_core.errors import InputError
 from stpath_core.io.files import atomic_path
+from stpath_core.parallel import dask_client
 from stpath_core.parameters import read_parameter_file, refuse_unknown
 
 DONE = "finished.json"
@@ -159,16 +160,7 @@ def _executor(workers: int, scheduler: str) -> Iterator[Executor]:
         with ThreadPoolExecutor(workers) as executor:  # threads that wait for child processes
             yield executor
         return
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout="10s")
-    except (OSError, ValueError, TypeError) as error:
-        msg = (
-            f"no Dask scheduler answers at {scheduler!r} ({' '.join(str(error).split())[:120]}); start one with `dask "
-        )
-        raise InputError(msg + "scheduler`, or leave --scheduler out to run here") from error
-    with client, client.get_executor(pure=False) as executor:
+    with dask_client(scheduler) as client, client.get_executor(pure=False) as executor:
         yield executor
 
 

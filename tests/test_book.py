@@ -29,7 +29,7 @@ def read(book):
 
 def test_it_has_the_pages_that_readers_were_promised(book):
     wanted = ["index", "glossary", "faq", "licences", "teaching", "search", *(f"notebooks/{name}" for name in NAMES)]
-    wanted += [f"howto/{name}" for name in ("xenium", "visium", "tcga", "encoder", "cluster", "gpu")]
+    wanted += [f"howto/{name}" for name in ("xenium", "visium", "tcga", "encoder", "cluster", "large", "gpu")]
     wanted += [f"concepts/{name}" for name in ("coordinates", "batch_effects", "leakage", "baselines", "intervals")]
     wanted += [f"reference/{name}" for name in ("functions", "keys", "parameters", "datasets", "commands")]
     assert not [name for name in wanted if not (book / f"{name}.html").is_file()]

@@ -19,11 +19,11 @@ ROOMS = {
     "masks": "open_mask_folder, read_mask",
     "reference": "open_cells, open_named_cells, open_reference",
     "sdata": "open_spatialdata, spatialdata_table",
-    "section": "Section",
+    "section": "LargeSection, Section",
     "slides": "Slide, open_slide",
     "st": "open_st, st_labels, st_pictured, st_sections",
     "visium": "open_visium",
-    "xenium": "check_bundle, find_bundles, open_bundles, open_xenium",
+    "xenium": "check_bundle, find_bundles, open_bundles, open_large_xenium, open_xenium",
 }
 _WHERE = {name: room for room, names in ROOMS.items() for name in names.split(", ")}
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from stpath_core.errors import InputError
+
+if TYPE_CHECKING:
+    from stpath_core.io.slides import Slide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +83,24 @@ class Section:
         moved = self.transcripts.drop(columns=["nucleus", "overlaps_nucleus"])
         moved = moved.assign(x_um=moved["x_um"] + dx_um, y_um=moved["y_um"] + dy_um)
         return replace(self, transcripts=moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeSection:
+    """A section of a cell-level assay whose picture and transcripts stay on the disk.
+
+    slide : the H&E. nuclei, nuclei_px, genes, um_to_px : as in `Section`, in memory.
+    transcripts : parquet file with x_location, y_location (um of the assay), feature_name, cell_id, and where it has
+        one, qv; those below `min_qv` are left out.
+    """
+
+    name: str
+    organ: str
+    patient: str
+    slide: Slide
+    nuclei: pd.DataFrame
+    nuclei_px: np.ndarray
+    transcripts: Path
+    genes: tuple[str, ...]
+    um_to_px: np.ndarray
+    min_qv: float = 20.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,10 @@ class Slide:
         """um per pixel of a level."""
         return self.mpp * self.shapes[0][1] / self.shapes[level][1]
 
+    def whole_path(self) -> Slide:
+        """The same by its absolute path: a worker elsewhere stands in another folder."""
+        return replace(self, path=self.path.resolve())
+
     def level_for(self, mpp: float) -> int:
         """The smallest level that still has at least the resolution asked for."""
         able = [i for i in range(len(self.shapes)) if self.level_mpp(i) <= mpp * 1.01]
@@ -58,14 +62,18 @@ class Slide:
         if (high <= low).any():
             message = f"the region at {tuple(corner_um)} um lies outside {self.path.name}, which is "
             raise InputError(message + f"{self.size_um[0]:.0f} x {self.size_um[1]:.0f} um")
+        return self.window(slice(low[1], high[1]), slice(low[0], high[0]), level=level), mpp
+
+    def window(self, rows: slice, columns: slice, *, level: int = 0) -> np.ndarray:
+        """Read (h, w, 3) uint8: those rows and columns of a level, in its pixels, within the slide."""
         try:
-            pixels = self._pixels(level, slice(low[1], high[1]), slice(low[0], high[0]))
+            pixels = self._pixels(level, rows, columns)
         except InputError:
             raise
         except Exception as error:
             message = f"{self.path} cannot be read there ({told(error)}): is the file complete?"
             raise InputError(message) from error
-        return as_rgb(pixels, self.path.name, smallest=1), mpp
+        return as_rgb(pixels, self.path.name, smallest=1)
 
     def _pixels(self, level: int, rows: slice, columns: slice) -> np.ndarray:
         if self.path.suffix.lower() not in TIFF_SUFFIXES:

@@ -15,8 +15,10 @@ import pandas as pd
 
 from stpath_core.errors import InputError
 from stpath_core.io.guard import check_hdf5, check_parquet, check_tiff, reads, told
-from stpath_core.io.section import Section
-from stpath_core.io.xenium_checks import check_finite, check_nuclear_size, check_place, usable_transcripts
+from stpath_core.io.section import LargeSection, Section
+from stpath_core.io.slides import open_slide
+from stpath_core.io.xenium_checks import check_finite, check_nuclear_size, check_place, refuse_outside
+from stpath_core.io.xenium_transcripts import read_transcripts
 
 COLUMNS = {
     "cells.parquet": ("cell_id", "x_centroid", "y_centroid", "cell_area"),
@@ -50,7 +52,7 @@ def open_xenium(
     nuclei, outlines_um = outlines(sdata["nucleus_boundaries"])
     nuclei_px = outlines_um @ um_to_px[:2, :2].T + um_to_px[:2, 2]
     genes = tuple(map(str, sdata["table"].var_names))
-    transcripts = _transcripts(folder, nuclei, genes, min_qv)
+    transcripts = read_transcripts(folder / "transcripts.parquet", nuclei, genes, min_qv=min_qv)
     check_nuclear_size(folder, nuclei)
     check_place(folder, nuclei_px, transcripts, um_to_px, pixels.shape[:2])
     return Section(
@@ -66,6 +68,45 @@ def open_xenium(
         genes=genes,
         um_to_px=um_to_px,
         truth=_truth(folder),
+    )
+
+
+@reads
+def open_large_xenium(
+    folder: str | Path,
+    *,
+    organ: str | None = None,
+    patient: str | None = None,
+    mpp: float | None = None,
+    min_qv: float = 20.0,
+) -> LargeSection:
+    """Open a bundle whose picture and transcripts do not fit into memory; the arguments are those of `open_xenium`.
+
+    Nuclei and their outlines are read; transcripts are looked at when they are counted (`large.count_transcripts`).
+    """
+    folder = Path(folder)
+    specs, image_file = check_bundle(folder)
+    sdata = _read(folder)
+    own = specs.get("stpath", {})
+    slide = open_slide(image_file, mpp=mpp)
+    um_to_px = _affine(sdata, image_file, slide.mpp)
+    nuclei, outlines_um = outlines(sdata["nucleus_boundaries"])
+    nuclei_px = outlines_um @ um_to_px[:2, :2].T + um_to_px[:2, 2]
+    check_nuclear_size(folder, nuclei)
+    centres = nuclei_px.mean(1)
+    inside = ((centres >= 0) & (centres <= slide.shapes[0][::-1])).all(1).mean()
+    refuse_outside(folder, "nuclei", float(inside), slide.shapes[0])
+    return LargeSection(
+        name=str(specs.get("region_name") or folder.name) if own else folder.name,
+        organ=organ or own.get("organ", "unknown"),
+        patient=patient or own.get("patient", folder.name),
+        slide=slide,
+        nuclei=nuclei,
+        nuclei_px=nuclei_px.astype(np.float32),
+        transcripts=folder / "transcripts.parquet",
+        genes=tuple(map(str, sdata["table"].var_names)),
+        um_to_px=um_to_px,
+        min_qv=min_qv,
     )
 
 
@@ -274,49 +315,6 @@ def outlines(frame) -> tuple[pd.DataFrame, np.ndarray]:
         }
     )
     return nuclei, coordinates[take]
-
-
-def _transcripts(folder: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], min_qv: float) -> pd.DataFrame:
-    """The vendor's transcripts of panel genes with the row of their nucleus. As columns: 4 x faster than lazily."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = ["x_location", "y_location", "cell_id", "feature_name"]
-    present = pq.read_schema(folder / "transcripts.parquet").names
-    optional = [n for n in ("qv", "overlaps_nucleus") if n in present]
-    try:
-        table = pq.read_table(
-            folder / "transcripts.parquet", columns=names + optional, read_dictionary=["cell_id", "feature_name"]
-        )
-    except (pa.ArrowInvalid, OSError) as error:
-        message = f"{folder / 'transcripts.parquet'} is truncated or damaged ({told(error)}): copy it again"
-        raise InputError(message) from error
-    for column, values in (("feature_name", pd.Index(genes)), ("cell_id", pd.Index(nuclei["cell_id"]))):
-        codes = table[column].combine_chunks()
-        codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
-        known = _decoded(codes.dictionary)
-        unique = values[~values.duplicated()]
-        row = np.flatnonzero(~values.duplicated())[unique.get_indexer(known)]
-        row[unique.get_indexer(known) < 0] = -1
-        i = table.schema.get_field_index(column)
-        table = table.set_column(i, column, pa.array(row[codes.indices.to_numpy()].astype(np.int32)))
-    table = usable_transcripts(folder / "transcripts.parquet", table, min_qv=min_qv)
-    out = pd.DataFrame(
-        {
-            "x_um": table["x_location"].to_numpy(),
-            "y_um": table["y_location"].to_numpy(),
-            "gene": pd.Categorical.from_codes(table["feature_name"].to_numpy(), categories=list(genes)),
-            "nucleus": table["cell_id"].to_numpy(),
-        }
-    )
-    for column in optional:
-        out[column] = table[column].to_numpy()
-    return out
-
-
-def _decoded(dictionary) -> list[str]:
-    """Names as text: early versions of the format wrote bytes, or numbers."""
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in dictionary.to_pylist()]
 
 
 def _truth(folder: Path) -> dict | None:

@@ -33,13 +33,21 @@ def usable_transcripts(path: Path, table: Any, *, min_qv: float) -> Any:
     if not len(of_panel):
         message = f"{path}: none of {len(table)} transcripts is of a gene of the count matrix: are both of one run?"
         raise InputError(message)
-    kept = of_panel.filter(pc.greater_equal(of_panel["qv"], min_qv)) if "qv" in table.column_names else of_panel
+    kept = good_enough(of_panel, min_qv=min_qv)
     if not len(kept):
         best = pc.max(of_panel["qv"]).as_py()
         message = f"{path}: no transcript passes qv >= {min_qv:g}; the best of {len(of_panel)} has {best}: is the"
         raise InputError(message + " column qv the vendor's Phred score?")
     check_finite(path, kept, ("x_location", "y_location"))
     return kept
+
+
+def good_enough(table: Any, *, min_qv: float) -> Any:
+    """The rows of genes of the panel with qv >= min_qv, where there is a qv; possibly none."""
+    import pyarrow.compute as pc
+
+    of_panel = table.filter(pc.greater_equal(table["feature_name"], 0))
+    return of_panel.filter(pc.greater_equal(of_panel["qv"], min_qv)) if "qv" in table.column_names else of_panel
 
 
 def check_nuclear_size(where: str | Path, nuclei: pd.DataFrame, *, ask: str = UNITS) -> None:
@@ -50,6 +58,13 @@ def check_nuclear_size(where: str | Path, nuclei: pd.DataFrame, *, ask: str = UN
         raise InputError(message)
 
 
+def refuse_outside(folder: Path, what: str, inside: float, shape: tuple[int, ...]) -> None:
+    """Refuse an assay of which less than half lies inside its image. inside : share of `what`; shape (H, W)."""
+    if inside < 0.5:
+        message = f"{folder}: {inside:.0%} of the {what} lie inside the H&E of {shape[1]} x {shape[0]} px; {UNITS}"
+        raise InputError(message)
+
+
 def check_place(folder: Path, nuclei_px, transcripts: pd.DataFrame, um_to_px, shape) -> None:
     """Catch pixels given as micrometres, and an alignment that does not belong to the image."""
     points = transcripts[["x_um", "y_um"]].to_numpy()
@@ -57,9 +72,7 @@ def check_place(folder: Path, nuclei_px, transcripts: pd.DataFrame, um_to_px, sh
     size = np.array(shape[::-1])
     for what, xy in (("nuclei", nuclei_px.mean(1)), ("transcripts", molecules_px)):
         inside = ((xy >= 0) & (xy <= size)).all(1).mean() if len(xy) else 0.0
-        if inside < 0.5:
-            message = f"{folder}: {inside:.0%} of the {what} lie inside the H&E of {size[0]} x {size[1]} px; {UNITS}"
-            raise InputError(message)
+        refuse_outside(folder, what, inside, shape)
     spans = [np.ptp(np.percentile(xy, (2, 98), axis=0), axis=0) for xy in (nuclei_px.mean(1), molecules_px)]
     ratio = spans[1] / np.maximum(spans[0], 1e-9)
     if len(nuclei_px) > 20 and not ((ratio > 0.6) & (ratio < 1.7)).all():

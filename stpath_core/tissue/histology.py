@@ -67,12 +67,16 @@ def _expose(rng: np.random.Generator, h: np.ndarray, e: np.ndarray, stain: Stain
     return image
 
 
-def instance_mask(polygons_um: np.ndarray, *, mpp: float, shape: tuple[int, int]) -> np.ndarray:
+def instance_mask(
+    polygons_um: np.ndarray, *, mpp: float, shape: tuple[int, int], corner: tuple[int, int] = (0, 0)
+) -> np.ndarray:
     """(H, W) int32: pixel centres inside polygon i carry i + 1, 0 is background; where polygons overlap the first wins.
 
-    polygons_um : (N, V, 2) x, y in um. Even-odd filling along pixel rows, all polygons at once.
+    polygons_um : (N, V, 2) x, y in um. corner : row and column of the first pixel; a window of an image is, bit for
+    bit, what the whole image has there. Even-odd filling along pixel rows, all polygons at once.
     """
     height, width = shape
+    top, left = corner
     mask = np.zeros(height * width, np.int32)
     if len(polygons_um) == 0:
         return mask.reshape(shape)
@@ -83,16 +87,17 @@ def instance_mask(polygons_um: np.ndarray, *, mpp: float, shape: tuple[int, int]
     x1, y1 = after[..., 0].ravel(), after[..., 1].ravel()
     owner = np.repeat(np.arange(n), v)
     # every pixel row that an edge crosses, half-open so that a shared vertex counts once
-    first = np.ceil(np.minimum(y0, y1)).astype(np.int64).clip(0, height)
-    count = (np.ceil(np.maximum(y0, y1)).astype(np.int64).clip(0, height) - first).clip(0)
+    first = np.ceil(np.minimum(y0, y1)).astype(np.int64).clip(top, top + height)
+    count = (np.ceil(np.maximum(y0, y1)).astype(np.int64).clip(top, top + height) - first).clip(0)
     edge = np.repeat(np.arange(n * v), count)
     row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     x = x0[edge] + (row - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
     order = np.lexsort((x, row, owner[edge]))
     x, row, owner = x[order].reshape(-1, 2), row[order][::2], owner[edge][order][::2]
     # crossings pair up into spans of pixels
-    start = np.ceil(x[:, 0]).astype(np.int64).clip(0, width)
-    length = (np.ceil(x[:, 1]).astype(np.int64).clip(0, width) - start).clip(0)
-    pixel = np.repeat(row * width + start - (np.cumsum(length) - length), length) + np.arange(length.sum())
+    start = np.ceil(x[:, 0]).astype(np.int64).clip(left, left + width)
+    length = (np.ceil(x[:, 1]).astype(np.int64).clip(left, left + width) - start).clip(0)
+    before = np.cumsum(length) - length
+    pixel = np.repeat((row - top) * width + start - left - before, length) + np.arange(length.sum())
     mask[pixel[::-1]] = np.repeat(owner + 1, length)[::-1]  # written last to first: the first polygon stays
     return mask.reshape(shape).astype(np.int32)
