@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -98,6 +99,19 @@ def test_the_minimum_lock_pins_what_pyproject_names_at_its_lowest():
         assert bound.operator == ">="
         pinned = LOCKS[lock.MINIMUM][name]
         assert Version(pinned) == Version(bound.version), f"{requirement}, but {pinned} is what can be installed"
+
+
+@pytest.mark.skipif(VERSIONS == "minimum", reason="this run is what the record will be of")
+def test_the_suite_has_passed_on_the_minimum_versions():
+    path = ROOT / "data" / "results" / "test_minimum.json"
+    if not path.exists():
+        pytest.skip("make test-minimum has left no record yet")
+    ended = json.loads(path.read_text())
+    assert ended["versions"] == "minimum"
+    assert ended["failed"] == ended["error"] == 0
+    assert ended["passed"] > 1000
+    assert ended["packages"] == {name: LOCKS[lock.MINIMUM][name] for name in WANTED}, "make test-minimum"
+    assert ended["git"]["changed"] is False, "a record is of a revision: commit first"
 
 
 @pytest.mark.parametrize("name", LOCKS)
