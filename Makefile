@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := .venv-bench
+LOWEST := .venv-minimum
 STAMP  := $(VENV)/.installed-$(shell cksum requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 REUSE  := $(if $(filter 1,$(FRESH)),,--reuse)
 
 .DEFAULT_GOAL := help
-.PHONY: help tutorial test test-deep lint real bench lab book sync notebooks env clean
+.PHONY: help tutorial test test-deep test-minimum lint real bench lab book sync notebooks env clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -20,9 +21,24 @@ tutorial: env ## every notebook at the cpu profile on the virtual tissue, then t
 test: lint ## style, units, every notebook through papermill at smoke; real data when STPATH_REAL_DATA is set
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-deep: env ## 10,000 damaged files and 100 kills; the record goes to data/results/test_deep.json
-	STPATH_FUZZ_INPUTS=10000 STPATH_KILLS=100 STPATH_FUZZ_RECORD=data/results/test_deep.json \
+test-deep: env ## 10,000 damaged files, 100 kills, the minimum versions; records go to data/results/test_*.json
+	mkdir -p build
+	STPATH_FUZZ_INPUTS=10000 STPATH_KILLS=100 STPATH_FUZZ_RECORD=build/test_deep.json \
 	  $(BIN)/python -m pytest tests/test_fuzz.py tests/test_kill.py
+	$(MAKE) test-minimum
+	mv build/test_deep.json data/results/
+
+test-minimum: $(LOWEST)/.installed ## the suite on the lowest versions that pyproject.toml allows, in .venv-minimum
+	STPATH_VERSIONS=minimum STPATH_SUITE_RECORD=data/results/test_minimum.json \
+	  $(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup
+
+$(LOWEST)/.installed: requirements-minimum.lock $(STAMP)
+	@echo "Setting up $(LOWEST): about 7 GB of disk (free here: $$(df -Pk . | awk 'NR==2 {printf "%.0f GB", $$4/1e6}'))."
+	$(BIN)/python -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-minimum.lock
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(LOWEST)/bin/python -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (stpath, minimum)" >/dev/null
+	@touch $@
 
 lint: env ## style alone
 	$(BIN)/ruff check .

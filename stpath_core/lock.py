@@ -1,12 +1,16 @@
 """The lock: exact versions of everything that pyproject.toml leads to, and whether an environment follows it.
 
 `python -m stpath_core.lock > requirements.lock` rewrites the lock from the environment that runs it: the packages that
-pyproject.toml names with its extras, and what these need in turn, nothing else.
+pyproject.toml names with its extras, and what these need in turn, nothing else. There is a second lock, of the lowest
+versions that pyproject.toml allows of what it names, and the newest of what these need: with
+`python -m stpath_core.lock requirements-minimum.lock > requirements-minimum.lock` it is rewritten from an environment
+that was installed from `uv pip compile --resolution lowest-direct --all-extras pyproject.toml`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +20,11 @@ from packaging.utils import canonicalize_name
 
 LINUX_ONLY = ("nvidia-", "cuda-", "triton")  # torch's CUDA build: wheels exist for Linux on x86-64 alone
 MARKER = ' ; platform_system == "Linux" and platform_machine == "x86_64"'
-HEAD = """\
-# Exact versions, written by `python -m stpath_core.lock > requirements.lock`. CUDA: Linux on x86-64 only.
-"""
+LOCKED, MINIMUM = "requirements.lock", "requirements-minimum.lock"
+HEADS = {
+    LOCKED: "Exact versions, written by `python -m stpath_core.lock > requirements.lock`. CUDA: Linux on x86-64 only.",
+    MINIMUM: "The lowest versions that pyproject.toml allows of what it names: see stpath_core/lock.py.",
+}
 
 
 def wanted(pyproject: Path) -> list[Requirement]:
@@ -57,10 +63,10 @@ def read_lock(path: Path) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
-def lock_text(versions: dict[str, str]) -> str:
-    """The text of requirements.lock."""
+def lock_text(versions: dict[str, str], name: str = LOCKED) -> str:
+    """The text of the lock of that name."""
     lines = [f"{name}=={v}{MARKER if name.startswith(LINUX_ONLY) else ''}" for name, v in sorted(versions.items())]
-    return HEAD + "\n".join(lines) + "\n"
+    return "\n".join([f"# {HEADS[name]}", *lines]) + "\n"
 
 
 def here(path: Path) -> list[str]:
@@ -85,4 +91,4 @@ def differences(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(lock_text(closure(wanted(Path(__file__).parents[1] / "pyproject.toml"))), end="")
+    print(lock_text(closure(wanted(Path(__file__).parents[1] / "pyproject.toml")), *sys.argv[1:2]), end="")

@@ -123,12 +123,19 @@ def split_cells(text: str, *, where: str) -> tuple[dict[str, Any], list[Cell]]:
     except yaml.YAMLError as error:
         msg = f"the header of {where} is not YAML: {error}"
         raise InputError(msg) from error
+    if not isinstance(header or {}, dict):
+        msg = f"the header of {where} is {type(header).__name__}; expected lines of `name: value`"
+        raise InputError(msg)
     cells = []
     for block in blocks:
         first, _, source = block.partition("\n")
         kind = next((k for k in ("markdown", "raw") if f"[{k}]" in first), "code")
         tags = re.search(r"tags=(\[.*?\])", first)
-        cells.append(Cell(kind, source.strip("\n"), tuple(json.loads(tags[1])) if tags else ()))
+        try:
+            cells.append(Cell(kind, source.strip("\n"), tuple(json.loads(tags[1])) if tags else ()))
+        except ValueError as error:
+            msg = f'{where} has a cell with {tags[0]}; expected words in double quotes, as tags=["parameters"]'
+            raise InputError(msg) from error
     return header or {}, cells
 
 

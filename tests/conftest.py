@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -13,9 +15,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from stpath_core import cli, record
+from stpath_core import cli, lock, manifest, record
 
 ROOT = Path(__file__).parents[1]
+# What the environment was installed from: locked, minimum (requirements-minimum.lock) or newest (pyproject.toml alone).
+VERSIONS = os.environ.get("STPATH_VERSIONS", "locked")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores: a thread each, or they wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Files whose tests go to one worker, the longest first; every other file is a group of its own, for its fixtures' sake.
@@ -90,6 +94,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, group in group_of.items():
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: order.get(group_of[item], len(order)))  # stable: files stay in their order
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How the suite ended and on which versions, where STPATH_SUITE_RECORD names a file for it."""
+    path = os.environ.get("STPATH_SUITE_RECORD")
+    if not path:
+        return
+    ended = {word: len(terminalreporter.stats.get(word, ())) for word in ("passed", "failed", "error")}
+    skipped = {report.nodeid: report.longrepr[-1] for report in terminalreporter.stats.get("skipped", ())}
+    named = sorted(lock.canonicalize_name(one.name) for one in lock.wanted(ROOT / "pyproject.toml"))
+    about = ended | {"skipped": skipped, "packages": {name: importlib.metadata.version(name) for name in named}}
+    about |= manifest.machine() | {"python": platform.python_version(), "versions": VERSIONS}
+    about |= {"day": time.strftime("%Y-%m-%d"), "git": manifest.git_revision(ROOT)}
+    manifest.write_json(Path(path), about)
 
 
 class ToyHome:

@@ -18,6 +18,7 @@ TARGETS = {
     "tutorial",
     "test",
     "test-deep",
+    "test-minimum",
     "lint",
     "real",
     "bench",
@@ -46,7 +47,7 @@ def clone(tmp_path):
     """What make reads, in a folder without an environment."""
     folder = tmp_path / "clone"
     folder.mkdir()
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "requirements-minimum.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / ".ci", folder / ".ci")
     return folder
@@ -80,9 +81,10 @@ def test_schedule_runs_the_cpu_profile_and_only_it():
 def test_schedule_tests_the_newest_versions_that_pyproject_allows():
     job = WORKFLOW["jobs"]["newest"]
     assert job["if"] == "github.event_name == 'schedule'"
-    assert commands("newest")[0] == 'python -m pip install -e ".[notebooks,dev]"'
-    assert "requirements.lock" not in "".join(commands("newest"))
-    assert commands("newest")[-1].startswith("python -m pytest")
+    assert commands("newest")[0] == 'python -m pip install -e ".[notebooks,book,dev]"'
+    assert "requirements" not in "".join(commands("newest"))
+    assert commands("newest")[-1] == "python -m pytest"
+    assert job["env"] == {"STPATH_VERSIONS": "newest"}  # the tests of a lock stay out
 
 
 def test_workflow_can_only_read():
@@ -129,6 +131,14 @@ def test_tutorial_reuses_unless_fresh():
 def test_test_target_checks_style_then_runs_everything():
     said = make("-n", "test").stdout
     assert said.index("ruff check .") < said.index("pytest")
+
+
+def test_deep_tests_install_the_minimum_lock_in_its_own_folder_and_leave_no_record_half_way(clone):
+    said = make("-n", "test-deep", folder=clone).stdout
+    install = ".venv-minimum/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-minimum.lock"
+    suite = "STPATH_VERSIONS=minimum STPATH_SUITE_RECORD=data/results/test_minimum.json"
+    at = [said.index(part) for part in ("STPATH_FUZZ_RECORD=build/", install, suite, "mv build/test_deep.json")]
+    assert at == sorted(at), "a record that lies in its place changes the revision that the next one names"
 
 
 def test_setup_says_its_disk_need_first_and_installs_from_the_lock_alone(clone):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import namedtuple
 
+from conftest import VERSIONS
 from stpath_core import cli, doctor, lock
 from stpath_core.doctor import Finding
 
@@ -17,7 +18,8 @@ def test_doctor_on_this_machine(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert {name for name in NAMES if f" {name} " in said} == NAMES
     assert code == (cli.FAILED if "to mend" in said else cli.OK)
-    assert "ok   packages" in said, "this environment does not follow requirements.lock: `make env`"
+    if VERSIONS == "locked":
+        assert "ok   packages" in said, "this environment does not follow requirements.lock: `make env`"
     assert "on the CPU" in said or "--profile gpu" in said
 
 

@@ -1,9 +1,10 @@
-"""One environment, said four times: pyproject.toml, requirements.lock, environment.yml, and what the code imports."""
+"""One environment, said five times: pyproject.toml, its two locks, environment.yml, and what the code imports."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -12,13 +13,17 @@ import tomllib
 import pytest
 import yaml
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import stpath_core
-from conftest import ROOT
+from conftest import ROOT, VERSIONS
 from stpath_core import lock
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = lock.read_lock(ROOT / "requirements.lock")
+LOCKS = {
+    name: {package: next(iter(one.specifier)).version for package, one in lock.read_lock(ROOT / name).items()}
+    for name in (lock.LOCKED, lock.MINIMUM)
+}
 WANTED = {canonicalize_name(r.name): r for r in lock.wanted(ROOT / "pyproject.toml")}
 
 # Wanted although nothing here imports them, each for its reason.
@@ -65,28 +70,53 @@ def imports(*folders):
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
 
 
+@pytest.mark.skipif(VERSIONS == "newest", reason="the newest versions follow no lock")
 def test_lock_is_exactly_what_pyproject_leads_to():
-    installed = lock.closure(WANTED.values())
-    assert (ROOT / "requirements.lock").read_text() == lock.lock_text(installed)
+    name = {"locked": lock.LOCKED, "minimum": lock.MINIMUM}[VERSIONS]
+    assert (ROOT / name).read_text() == lock.lock_text(lock.closure(WANTED.values()), name)
 
 
-def test_lock_pins_exactly_and_names_no_index_or_path():
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_pins_exactly_and_names_no_index_or_path(name):
+    for line in (ROOT / name).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[a-z0-9.-]+==[\w.!]+( ; .+)?", line), line
-    for name, requirement in LOCK.items():
-        linux_only = name.startswith(("nvidia-", "cuda-", "triton"))
+    for package, requirement in lock.read_lock(ROOT / name).items():
+        linux_only = package.startswith(("nvidia-", "cuda-", "triton"))
         wanted = 'platform_system == "Linux" and platform_machine == "x86_64"'
-        assert str(requirement.marker or "") == (wanted if linux_only else ""), name
+        assert str(requirement.marker or "") == (wanted if linux_only else ""), package
 
 
-def test_lock_lies_within_what_pyproject_allows():
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_lies_within_what_pyproject_allows(name):
+    for package, requirement in WANTED.items():
+        version = LOCKS[name][package]
+        assert version in requirement.specifier, f"{package} {version} is not {requirement.specifier}"
+
+
+def test_the_minimum_lock_pins_what_pyproject_names_at_its_lowest():
     for name, requirement in WANTED.items():
-        version = next(iter(LOCK[name].specifier)).version
-        assert version in requirement.specifier, f"{name} {version} is not {requirement.specifier}"
+        (bound,) = requirement.specifier
+        assert bound.operator == ">="
+        pinned = LOCKS[lock.MINIMUM][name]
+        assert Version(pinned) == Version(bound.version), f"{requirement}, but {pinned} is what can be installed"
 
 
-def test_jupyter_server_has_its_fix_and_torch_its_partner():
-    versions = {name: next(iter(r.specifier)).version for name, r in LOCK.items()}
+@pytest.mark.skipif(VERSIONS == "minimum", reason="this run is what the record will be of")
+def test_the_suite_has_passed_on_the_minimum_versions():
+    path = ROOT / "data" / "results" / "test_minimum.json"
+    if not path.exists():
+        pytest.skip("make test-minimum has left no record yet")
+    ended = json.loads(path.read_text())
+    assert ended["versions"] == "minimum"
+    assert ended["failed"] == ended["error"] == 0
+    assert ended["passed"] > 1000
+    assert ended["packages"] == {name: LOCKS[lock.MINIMUM][name] for name in WANTED}, "make test-minimum"
+    assert ended["git"]["changed"] is False, "a record is of a revision: commit first"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_jupyter_server_has_its_fix_and_torch_its_partner(name):
+    versions = LOCKS[name]
     assert tuple(map(int, versions["jupyter-server"].split(".")[:2])) >= (2, 20)
     (major, minor), (_, vision) = (tuple(map(int, versions[n].split(".")[:2])) for n in ("torch", "torchvision"))
     assert (major, vision) == (2, minor + 15), "torchvision 0.(n + 15) is built for torch 2.n"
@@ -142,7 +172,7 @@ def test_rooms_are_reached_from_the_package_and_wrong_names_are_told():
 def test_dependencies_are_few_and_none_is_lightning():
     """Its releases 2.6.2 and 2.6.3 carried a program that took credentials away."""
     assert len(PYPROJECT["project"]["dependencies"]) <= 30, "a new one brings its authors' accounts along: drop another"
-    assert not [name for name in LOCK if "lightning" in name]
+    assert not [name for packages in LOCKS.values() for name in packages if "lightning" in name]
 
 
 def test_every_folder_of_the_library_is_a_package():

@@ -61,7 +61,7 @@ def bars(table: pd.DataFrame, *, points: Mapping[str, pd.DataFrame] | None = Non
         rows = table[table.method == method]
         x = np.array([measures.index(m) for m in rows.measure]) + (k - (len(methods) - 1) / 2) * width
         mean = rows["mean"].fillna(0).to_numpy()
-        reach = np.nan_to_num(np.abs(rows[["lo", "hi"]].to_numpy().T - mean))
+        reach = np.nan_to_num(np.abs(rows[["lo", "hi"]].to_numpy().T - mean)).tolist()  # arrays of one bar: a warning
         colour = METHOD_COLOURS[k % len(METHOD_COLOURS)]
         ax.bar(x, mean, width * 0.92, yerr=reach, color=colour, label=method, error_kw={"elinewidth": 1, "capsize": 2})
         for at, measure in zip(x, rows.measure, strict=True):
