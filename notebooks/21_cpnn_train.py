@@ -133,7 +133,7 @@ for name, bulk in bulks.items():
 # The first columns are the shares that `beyond` gave to CPNN and to `mospr` (1 and 0: CPNN as it stands), the others
 # the correlation that the inner folds saw of each and of the sum. An earlier version let the inner folds *choose*, a
 # rank and a penalty of eighty: with so few slides the best of eighty is luck, and where it was told to be careful it
-# never added anything. Two numbers for all genes together need no luck. PLACEHOLDER21
+# never added anything. Two numbers for all genes together need no luck.
 # Notebook 22 scores what was held out.
 #
 # ## Spots

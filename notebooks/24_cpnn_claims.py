@@ -71,7 +71,7 @@ import matplotlib.pyplot as plt
 from stpath_core import plot
 
 # inputs: run, grids
-shown = ["cpnn", "mospr", "ridge", "no_prototype", "density", "oracle"]
+shown = ["beyond", "cpnn", "mospr", "ridge", "no_prototype", "density", "oracle"]
 
 
 def scores(found):
@@ -110,10 +110,10 @@ for name, lead in zip(("ridge", "no_prototype", "mospr"), at, strict=True):
         report(f"part2.study.cpnn_over_{name}.{n}_slides", lead.loc[0.0, n])
 wide = grids["part2_slides"].pivot_table(index=["niche", "slides", "seed"], columns="key", values="value")
 learned = wide[[f"scc.{name}" for name in ("cpnn", "mospr", "ridge", "no_prototype", "abmil", "density")]]
-silent = wide["scc.beyond"].isna()  # it answered with a constant, which has no score and counts as 0
-behind = (learned.max(axis=1) - wide["scc.beyond"].fillna(0)).groupby(["niche", "slides"]).mean()
-display(behind.unstack("slides").round(3))
-print(f"`beyond` answered with a constant in {silent.sum()} of {len(silent)} runs:", *silent[silent].index)
+ahead = wide["scc.beyond"] - learned.max(axis=1)
+behind = -ahead.groupby(["niche", "slides"]).mean()
+shares = wide[["share_cpnn", "share_mospr"]].groupby("slides").mean()
+display(behind.unstack("slides").round(3), shares.round(2))
 report("part2.study.beyond_behind_best.most", behind.max())
 report("part2.study.beyond_behind_best.cells_over_.01", float((behind > 0.01).sum()))
 report("part2.study.shuffled.most", wide["scc.shuffled_0"].groupby(["niche", "slides"]).mean().abs().max())
@@ -130,10 +130,16 @@ report("part2.study.shuffled.most", wide["scc.shuffled_0"].groupby(["niche", "sl
 # The niche, which was to decide where ridge catches up, decides nothing: no lead moves by more than .01 or so from none
 # to .6. What a spot's surroundings do to its genes is much the same in two whole slides, we suppose; no cell tests it.
 #
-# `beyond` adds nothing to CPNN in any cell: its inner folds never found an axis worth adding. Where CPNN is best that
-# is right; at 256 slides it costs .014 to .016, more than the .01 that was allowed. And on one tissue, with 16 slides,
-# its inner folds distrusted even CPNN, and it answered with a constant where CPNN scored. A residual that is held back
-# so that it does no harm with few slides does no good with many, and with very few the inner folds are no judge.
+# `beyond` is CPNN and `mospr` added, each in the share that slides neither has seen ask for. With 16 and 32 slides it
+# is CPNN (the share of `mospr` is .01 and .04); then that share grows, to .23 of 128 slides' and .44 of 256 slides'
+# least-squares sum, where CPNN's is .73 and .57. The sum is never behind the best by more than .001 in the mean, and
+# with 128 and 256 slides it is ahead of every method on all three tissues, by .012 to .014 and .008 to .009. That it
+# would be ahead there had been said after three other tissues (100 to 102), before this grid was run. An earlier
+# `beyond` chose one rank and penalty of eighty on inner folds: it stayed at CPNN in every cell, .016 behind `mospr` at
+# 256 slides, and answered with a constant on one tissue with 16.
+#
+# CPNN itself is trained for 150 steps of 16 slides whatever their number, nine times through 256 slides; whether it
+# would go on with more of them is not asked here.
 #
 # The control: with pairs shuffled, the mean of three tissues is .03 at most, either side of 0, and largest where slides
 # are many.
@@ -193,8 +199,8 @@ for level, name in (("of another organ", "another_organ"), ("leiden 2.0", "clust
 # less (.97, .96, .92): it is the picture that cannot tell T cells from B cells.
 #
 # ## The claims, one by one
-# The paper's case and our own bound were put down before the grids were run; the fourth row was added when the figure
-# suggested it. A claim holds where it holds on all three tissues.
+# The paper's case and our own bound were put down before the grids were run, the last row before this grid; the fourth
+# was added when the figure suggested it. A claim holds where it holds on all three tissues.
 
 # %%
 few = wide.xs(0.0, level="niche").loc[[16, 32]]
@@ -205,6 +211,10 @@ claims = [
     ("ridge has caught up, niche 0.6, 256 slides", (many["scc.ridge"] >= many["scc.cpnn"]).mean()),
     ("mospr has caught up, niche 0.6, 256 slides", (many["scc.mospr"] >= many["scc.cpnn"]).mean()),
     ("beyond within .01 of the best, all cells (mean of tissues)", (behind <= 0.01).mean()),
+    (
+        "beyond above the best, 128 and 256 slides, every niche",
+        (ahead.unstack("slides")[[128, 256]] > 0).stack().mean(),
+    ),
 ]
 verdicts = pd.DataFrame(claims, columns=["claim", "share of runs or cells"]).assign(
     holds=lambda rows: rows["share of runs or cells"] == 1
@@ -213,10 +223,10 @@ verdicts.to_csv(run.stage / "claims.csv", index=False)
 display(verdicts.round(2))
 
 # %% [markdown]
-# Of the four that were put down before, two hold and two do not. With 16 slides prototypes lead whatever knows no types
-# by about as much as that scores at all. Ridge was to catch up and did not; another simple method did, of which no
-# claim had spoken (it is in the table all the same). And our own step beyond CPNN fails its own bound at both ends:
-# with 16 slides and with 256.
+# Of the paper's three two hold and one does not. With 16 slides prototypes lead whatever knows no types by about as much
+# as that scores at all. Ridge was to catch up and did not; another simple method did, of which no claim had spoken (it
+# is in the table all the same). Our own step beyond CPNN keeps its bound in every cell and is ahead where we had said
+# that it would be.
 #
 # Three tissues of one virtual world are three draws. What the grids cannot say is how a real cohort differs from this
 # one in ways that were not planted.

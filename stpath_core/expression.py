@@ -153,11 +153,13 @@ def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
     n, genes = x.shape
     if n < 2 or genes == 0:
         return np.full(genes, np.nan)
-    middle = [np.full(n, 1 / n, np.float32) @ v for v in (x, y)]
     rows = max(1, _AT_ONCE // genes)
     ones, room = np.ones(rows, np.float32), np.empty((3, min(rows, n), genes), np.float32)
-    sums = np.zeros((3, genes))  # of xy, xx, yy; a product with ones adds faster than sum, and float64 over the blocks
-    for start in range(0, n, rows):
+    starts = range(0, n, rows)  # a product with ones adds faster than sum; over the blocks float64 adds
+    middle = [sum((ones[: n - s] @ v[s : s + rows]).astype(float) for s in starts) / n for v in (x, y)]
+    middle = [mean.astype(np.float32) for mean in middle]
+    sums = np.zeros((3, genes))  # of xy, xx, yy
+    for start in starts:
         a, b, ab = room[:, : min(rows, n - start)]
         np.subtract(x[start : start + rows], middle[0], out=a)
         np.subtract(y[start : start + rows], middle[1], out=b)

@@ -62,7 +62,7 @@ def overlap_table(true: np.ndarray, pred: np.ndarray) -> OverlapTable:
         key = np.flatnonzero(counts > 0)  # of booleans: 6 times as fast
         counts = counts[key]
     else:
-        key, counts = np.unique(true.astype(np.int64) * n_cols + pred, return_counts=True)
+        key, counts = np.unique(true.astype(np.int64) * n_cols + pred.astype(np.int64), return_counts=True)
     row, col = np.divmod(key, n_cols)
     true_area = np.bincount(row, weights=counts, minlength=n_rows).astype(np.int64)
     pred_area = np.bincount(col, weights=counts, minlength=n_cols).astype(np.int64)

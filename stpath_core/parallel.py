@@ -58,9 +58,10 @@ def on_scheduler(make: Callable[[Given], Made], given: Iterable[Given], *, sched
     with dask_client(scheduler) as client:
         client.wait_for_workers(1)  # those of a queue come when the queue lets them
         ahead: deque = deque()
+        sent = client.submit(_itself, make, pure=False)  # once: it may carry a network. As work: it can be done again
         try:
             for item in given:
-                ahead.append(client.submit(make, item, pure=False))
+                ahead.append(client.submit(_call, sent, item, pure=False))
                 if len(ahead) > 2 * max(1, sum(client.nthreads().values())):
                     yield ahead.popleft().result()
             while ahead:
@@ -71,6 +72,14 @@ def on_scheduler(make: Callable[[Given], Made], given: Iterable[Given], *, sched
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _itself(make: Callable) -> Callable:
+    return make
+
+
+def _call(make: Callable[[Given], Made], item: Given) -> Made:
+    return make(item)
 
 
 @contextmanager

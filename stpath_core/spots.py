@@ -36,7 +36,7 @@ def check_spots(centres_px: np.ndarray, shape: tuple[int, ...]) -> None:
     """Refuse spots (n, 2; x, y) outside an image (H, W, ...)."""
     height, width = shape[:2]
     xy = np.asarray(centres_px, float)
-    outside = ((xy < 0) | (xy > (width, height))).any(1)
+    outside = ~((xy >= 0) & (xy <= (width, height))).all(1)  # a place that is no number is outside, too
     if outside.any():
         message = f"{int(outside.sum())} of {len(xy)} spots lie outside the image of {width} x {height} px, first "
         message += f"({xy[outside][0, 0]:.0f}, {xy[outside][0, 1]:.0f}): are x and y swapped, or is it another image?"

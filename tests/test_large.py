@@ -113,15 +113,24 @@ def moved(table):
     return table.assign(x_location=table["x_location"] + 1e5)
 
 
+def shrunk(table):
+    return table.assign(x_location=table["x_location"] * 0.2125, y_location=table["y_location"] * 0.2125)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(unassigned, "no transcript is of a gene of the panel"), (moved, "0% of the transcripts lie inside")],
+    [
+        (unassigned, "no transcript is of a gene of the panel"),
+        (moved, "0% of the transcripts lie inside"),
+        (shrunk, "transcripts span 0.1"),
+    ],
 )
-def test_transcripts_that_cannot_be_of_this_slide_are_refused(tmp_path, change, said):
+@pytest.mark.parametrize("grow_um", [None, 1.0])
+def test_transcripts_that_cannot_be_of_this_slide_are_refused(tmp_path, change, said, grow_um):
     section = io.open_large_xenium(rewritten(bundle_copy(tmp_path), change))
     with pytest.raises(InputError, match=said):
-        large.count_transcripts(section, grow_um=1.0, scratch=tmp_path / "aside")
-    assert not list((tmp_path / "aside").iterdir())
+        large.count_transcripts(section, grow_um=grow_um, scratch=tmp_path / "aside")
+    assert not list(tmp_path.glob("aside/*"))
 
 
 def test_values_out_of_range_and_damaged_parts_are_one_clear_error(section, tmp_path):

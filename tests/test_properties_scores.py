@@ -145,3 +145,13 @@ def test_an_interval_holds_the_range_of_its_patients_and_is_repeated(values, see
         assert value.min() - 1e-9 <= found.lo <= found.hi <= value.max() + 1e-9
     apart = evaluate.paired_difference(value, value, patient, n=50)
     assert (apart.mean, apart.sign_p) == (0, 1)
+
+
+def test_a_constant_has_no_correlation_however_many_rows_there_are():
+    rng = np.random.default_rng(0)
+    for n in (3, 5_000, 200_000):
+        noise, flat = rng.normal(size=(n, 2)), np.full((n, 2), 1.3)
+        assert np.isnan(ex.pearson(flat, noise)).all()
+        assert np.isnan(ex.pearson(flat, flat * 0.1)).all()
+    moved = 1e3 + rng.normal(size=(200_000, 2))  # far from zero, and it varies
+    np.testing.assert_allclose(ex.pearson(moved, 2 * moved), 1, atol=1e-5)

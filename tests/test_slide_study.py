@@ -137,5 +137,9 @@ def test_the_grids_show_what_the_notebook_says_of_them():
     }
     assert (slide_study.lead(found["part2_slides"], "cpnn", "ridge", by=("niche", "slides"))["ahead"] == 3).all()
     assert (slide_study.crossing(found["part2_slides"], "cpnn", "mospr") == 256).all()
+    for rival in ("cpnn", "mospr"):
+        ahead = slide_study.lead(found["part2_slides"], "beyond", rival, by=("niche", "slides"))
+        assert (ahead["mean"] > -0.01).all()
+        assert (ahead["ahead"].unstack("slides")[[128, 256]] == 3).all(axis=None)
     score = found["part2_types"][found["part2_types"].key == "scc.cpnn"].groupby("types")["value"].mean()
     assert score["leiden 2.0"] < score["medium"] - 0.02

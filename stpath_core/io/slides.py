@@ -37,7 +37,7 @@ class Slide:
 
     def whole_path(self) -> Slide:
         """The same by its absolute path: a worker elsewhere stands in another folder."""
-        return replace(self, path=self.path.resolve())
+        return replace(self, path=self.path.absolute())  # not resolved: the suffix of a link says what it is
 
     def level_for(self, mpp: float) -> int:
         """The smallest level that still has at least the resolution asked for."""

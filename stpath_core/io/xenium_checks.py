@@ -73,8 +73,13 @@ def check_place(folder: Path, nuclei_px, transcripts: pd.DataFrame, um_to_px, sh
     for what, xy in (("nuclei", nuclei_px.mean(1)), ("transcripts", molecules_px)):
         inside = ((xy >= 0) & (xy <= size)).all(1).mean() if len(xy) else 0.0
         refuse_outside(folder, what, inside, shape)
-    spans = [np.ptp(np.percentile(xy, (2, 98), axis=0), axis=0) for xy in (nuclei_px.mean(1), molecules_px)]
-    ratio = spans[1] / np.maximum(spans[0], 1e-9)
+    refuse_span(folder, nuclei_px, np.ptp(np.percentile(molecules_px, (2, 98), axis=0), axis=0))
+
+
+def refuse_span(folder: Path, nuclei_px: np.ndarray, span: np.ndarray) -> None:
+    """Refuse transcripts of another extent than the nuclei (N, V, 2). span : (2,) x, y in pixels, of the transcripts'
+    middle 96 %."""
+    ratio = span / np.maximum(np.ptp(np.percentile(nuclei_px.mean(1), (2, 98), axis=0), axis=0), 1e-9)
     if len(nuclei_px) > 20 and not ((ratio > 0.6) & (ratio < 1.7)).all():
         message = f"{folder}: transcripts span {ratio[0]:.2f} x {ratio[1]:.2f} times the extent of the nuclei; {UNITS}"
         raise InputError(message)

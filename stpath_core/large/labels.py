@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +18,8 @@ import numpy as np
 
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress
-from stpath_core.io.files import atomic_path
 from stpath_core.io.section import LargeSection
-from stpath_core.io.xenium_checks import refuse_outside
+from stpath_core.io.xenium_checks import refuse_outside, refuse_span
 from stpath_core.io.xenium_transcripts import n_parts, read_part
 from stpath_core.labels import counts_table
 from stpath_core.parallel import on_scheduler
@@ -30,15 +30,25 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 TILE_PX = 2048
+BINS = 1024  # strips of the slide in which transcripts are counted, to see how far they reach
+
+
+class _Seen(NamedTuple):
+    """Where the transcripts of the panel lie in a part: n of them, `inside` on the slide, (2, BINS) how many of those
+    in each strip of it, along x and y."""
+
+    n: int
+    inside: int
+    strips: np.ndarray
 
 
 class _Sorted(NamedTuple):
     """A part of the transcripts on the disk, (m, 3) int32 row, column, gene, sorted by tile: `start` (tiles + 1,) says
-    where each begins. n : transcripts of the panel that the part held, on the slide or not."""
+    where each begins."""
 
     path: Path
     start: np.ndarray
-    n: int
+    seen: _Seen
 
 
 class _Job(NamedTuple):
@@ -68,21 +78,25 @@ def count_transcripts(
         parts where there are none.
     """
     _check(section, grow_um, tile_px)
-    parts = range(n_parts(section.transcripts))
+    section = replace(section, transcripts=section.transcripts.absolute())  # workers stand in other folders
+    parts, shape = range(n_parts(section.transcripts)), section.slide.shapes[0]
     if grow_um is None:
-        count = partial(_assigned, section.transcripts, section.nuclei["cell_id"], section.genes, section.min_qv)
-        found = list(on_scheduler(count, progress(parts), scheduler=scheduler))
-        return _table(section, found)
-    shape = section.slide.shapes[0]
-    folder = Path(scratch) if scratch is not None else section.transcripts.parent
+        count = partial(
+            _assigned, section.transcripts, cell_ids=section.nuclei["cell_id"], genes=section.genes,
+            min_qv=section.min_qv, um_to_px=section.um_to_px, shape=shape,
+        )  # fmt: skip
+        counted = list(on_scheduler(count, progress(parts), scheduler=scheduler))
+        _check_place(section, [seen for _, seen in counted])
+        return _table(section, [found for found, _ in counted])
+    folder = Path(scratch).absolute() if scratch is not None else section.transcripts.parent
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".counting-", dir=folder) as aside:
+    with TemporaryDirectory(prefix=".counting-", dir=folder, ignore_cleanup_errors=True) as aside:
         sort = partial(
             _sort_part, section.transcripts, genes=section.genes, min_qv=section.min_qv, um_to_px=section.um_to_px,
             shape=shape, tile_px=tile_px, folder=Path(aside),
         )  # fmt: skip
         by_tile = list(on_scheduler(sort, parts, scheduler=scheduler))
-        _check_place(section, by_tile)
+        _check_place(section, [one.seen for one in by_tile])
         tiles = cut_tiles(shape, tile_px, math.ceil(grow_um / section.slide.mpp) + 1)
         jobs = _jobs(section, by_tile, progress(list(enumerate(tiles))))
         count = partial(_count_tile, mpp=section.slide.mpp, grow_um=grow_um, n_genes=len(section.genes))
@@ -102,13 +116,16 @@ def _check(section: LargeSection, grow_um: float | None, tile_px: int) -> None:
         raise InputError(message)
 
 
-def _check_place(section: LargeSection, by_tile: Sequence[_Sorted]) -> None:
-    n = sum(one.n for one in by_tile)
+def _check_place(section: LargeSection, seen: Sequence[_Seen]) -> None:
+    n = sum(one.n for one in seen)
     if not n:
         message = f"{section.transcripts}: no transcript is of a gene of the panel with qv >= {section.min_qv:g}: are "
         raise InputError(message + "the file and the count matrix of one run, and is qv the vendor's Phred score?")
-    inside = sum(int(one.start[-1]) for one in by_tile)
-    refuse_outside(section.transcripts.parent, "transcripts", inside / n, section.slide.shapes[0])
+    folder, shape = section.transcripts.parent, section.slide.shapes[0]
+    refuse_outside(folder, "transcripts", sum(one.inside for one in seen) / n, shape)
+    strips = sum(one.strips for one in seen)
+    middle = [np.searchsorted(np.cumsum(one) / max(one.sum(), 1), (0.02, 0.98)) for one in strips]
+    refuse_span(folder, section.nuclei_px, np.ptp(middle, axis=1) * shape[::-1] / BINS)
 
 
 def _table(section: LargeSection, found: Sequence[np.ndarray]) -> AnnData:
@@ -124,13 +141,33 @@ def _summed(nucleus: np.ndarray, gene: np.ndarray, n_genes: int) -> np.ndarray:
     return np.stack([*np.divmod(pair, n_genes), n], 1).astype(np.int32)
 
 
-def _assigned(path: Path, cell_ids, genes: tuple[str, ...], min_qv: float, part: int) -> np.ndarray:
-    """The molecules of a part as the vendor assigned them."""
-    found = [
-        _summed(rows["nucleus"].to_numpy(), rows["gene"].cat.codes.to_numpy(), len(genes))
-        for rows in read_part(path, part, cell_ids, genes, min_qv=min_qv)
-    ]
-    return np.concatenate([np.zeros((0, 3), np.int32), *found])
+def _assigned(
+    path: Path, part: int, *, cell_ids, genes: tuple[str, ...], min_qv: float, um_to_px: np.ndarray,
+    shape: tuple[int, int],
+) -> tuple[np.ndarray, _Seen]:  # fmt: skip
+    """The molecules of a part as the vendor assigned them, and where they lie."""
+    found, seen = [np.zeros((0, 3), np.int32)], _nothing()
+    for rows in read_part(path, part, cell_ids, genes, min_qv=min_qv):
+        found.append(_summed(rows["nucleus"].to_numpy(), rows["gene"].cat.codes.to_numpy(), len(genes)))
+        seen = _and_seen(seen, *_pixels(rows, um_to_px, shape), shape)
+    return np.concatenate(found), seen
+
+
+def _pixels(rows, um_to_px: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row of the pixel (n, 2) that each transcript lies in, and whether that is on the slide (n,)."""
+    xy = rows[["x_um", "y_um"]].to_numpy() @ um_to_px[:2, :2].T + um_to_px[:2, 2]
+    pixel = np.floor(xy).astype(np.int64)
+    return pixel, ((pixel >= 0) & (pixel < shape[::-1])).all(1)
+
+
+def _nothing() -> _Seen:
+    return _Seen(0, 0, np.zeros((2, BINS), np.int64))
+
+
+def _and_seen(seen: _Seen, pixel: np.ndarray, inside: np.ndarray, shape: tuple[int, int]) -> _Seen:
+    strip = pixel[inside] * BINS // shape[::-1]  # (m, 2)
+    strips = np.stack([np.bincount(one, minlength=BINS) for one in strip.T])
+    return _Seen(seen.n + len(inside), seen.inside + int(inside.sum()), seen.strips + strips)
 
 
 def _sort_part(
@@ -146,22 +183,19 @@ def _sort_part(
 ) -> _Sorted:
     """The molecules of a part that lie on the slide, written sorted by tile."""
     across, down = (math.ceil(size / tile_px) for size in shape[::-1])
-    blocks, n = [np.zeros((0, 3), np.int32)], 0
+    blocks, seen = [np.zeros((0, 3), np.int32)], _nothing()
     for rows in read_part(path, part, None, genes, min_qv=min_qv):
-        xy = rows[["x_um", "y_um"]].to_numpy() @ um_to_px[:2, :2].T + um_to_px[:2, 2]
-        column, row = np.floor(xy).astype(np.int64).T
-        inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
+        pixel, inside = _pixels(rows, um_to_px, shape)
         gene = rows["gene"].cat.codes.to_numpy()
-        blocks.append(np.stack([row[inside], column[inside], gene[inside]], 1).astype(np.int32))
-        n += len(rows)
+        blocks.append(np.column_stack([pixel[inside, 1], pixel[inside, 0], gene[inside]]).astype(np.int32))
+        seen = _and_seen(seen, pixel, inside, shape)
     molecules = np.concatenate(blocks)
     tile = molecules[:, 0] // tile_px * across + molecules[:, 1] // tile_px
     order = np.argsort(tile, kind="stable")
     start = np.searchsorted(tile[order], np.arange(across * down + 1))
     target = folder / f"{part:05d}.npy"
-    with atomic_path(target) as aside:
-        np.save(aside, molecules[order])
-    return _Sorted(target, start, n)
+    np.save(target, molecules[order])  # not by a path aside, which would make the folder anew where it was removed
+    return _Sorted(target, start, seen)
 
 
 def _jobs(section: LargeSection, by_tile: Sequence[_Sorted], tiles: Iterable[tuple[int, Tile]]) -> Iterator[_Job]:

@@ -88,14 +88,16 @@ def predict_slide(
 
 
 def check_slide(slide: Slide) -> None:
-    """Refuse a slide that no nuclei can be found in, as `predict.check_image` refuses an image."""
+    """Refuse a slide that no nuclei can be found in, as `predict.check_image` refuses an image; its first pixel tells
+    whether it can be read."""
+    slide.window(slice(0, 1), slice(0, 1))
     predict.check_image(np.broadcast_to(np.uint8(0), (*slide.shapes[0], 3)), slide.mpp)
 
 
 def _identity(checkpoint: Path, slide: Slide, tiles: Sequence[Tile], how: _How) -> str:
     """Sixteen digits that are the same where kept tiles may be used: network, slide, tiles, settings."""
     about = slide.path.stat()
-    told = [slide.path.name, about.st_size, about.st_mtime_ns, slide.mpp, slide.shapes[0], repr(tiles[0]), len(tiles)]
+    told = [slide.path.name, about.st_size, about.st_mtime_ns, slide.mpp, slide.shapes[0], repr(tiles)]
     told += [hashlib.sha256(checkpoint.read_bytes()).hexdigest(), asdict(how) | {"device": ""}]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
