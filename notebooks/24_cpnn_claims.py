@@ -131,12 +131,12 @@ report("part2.study.shuffled.most", wide["scc.shuffled_0"].groupby(["niche", "sl
 # to .6. What a spot's surroundings do to its genes is much the same in two whole slides, we suppose; no cell tests it.
 #
 # `beyond` is CPNN and `mospr` added, each in the share that slides neither has seen ask for. With 16 and 32 slides it
-# is CPNN (the share of `mospr` is .01 and .04); then that share grows, to .23 of 128 slides' and .44 of 256 slides'
-# least-squares sum, where CPNN's is .73 and .57. The sum is never behind the best by more than .001 in the mean, and
-# with 128 and 256 slides it is ahead of every method on all three tissues, by .012 to .014 and .008 to .009. That it
-# would be ahead there had been said after three other tissues (100 to 102), before this grid was run. An earlier
-# `beyond` chose one rank and penalty of eighty on inner folds: it stayed at CPNN in every cell, .016 behind `mospr` at
-# 256 slides, and answered with a constant on one tissue with 16.
+# is CPNN (the share of `mospr` is .01 and .04); with 128 slides CPNN has .73 and `mospr` .23, with 256 .57 and .44. In
+# the mean of three tissues the sum is never behind the best by more than .0012, and with 128 and 256 slides it is ahead
+# of every method on each of them, by .012 to .014 and .008 to .009. That it would be ahead there had been said after
+# three other tissues (100 to 102), before this grid was run. An earlier `beyond` chose one rank and penalty of eighty
+# on inner folds: it stayed at CPNN in every cell, .016 behind `mospr` at 256 slides, and answered with a constant on
+# one tissue with 16.
 #
 # CPNN itself is trained for 150 steps of 16 slides whatever their number, nine times through 256 slides; whether it
 # would go on with more of them is not asked here.
@@ -223,8 +223,8 @@ verdicts.to_csv(run.stage / "claims.csv", index=False)
 display(verdicts.round(2))
 
 # %% [markdown]
-# Of the paper's three two hold and one does not. With 16 slides prototypes lead whatever knows no types by about as much
-# as that scores at all. Ridge was to catch up and did not; another simple method did, of which no claim had spoken (it
+# Of the paper's three two hold and one does not. With 16 slides prototypes lead whatever knows no types by about as
+# much as that scores at all. Ridge was to catch up and did not; another simple method did, of which no claim had spoken (it
 # is in the table all the same). Our own step beyond CPNN keeps its bound in every cell and is ahead where we had said
 # that it would be.
 #

@@ -314,7 +314,7 @@ if virtual:
 # %% [markdown]
 # On one thread an epoch is five times as fast, which was the aim. Mind what that number is worth: an epoch is cheapest
 # where all spots are one step, and then it takes more of them. Who waits for a result waits for the whole training, and
-# that is shortest in steps of 256, though each epoch of those is only three times as fast.
+# that is shortest in steps of 256 (eight times), though each epoch of those is not four times as fast.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (10 minutes)
