@@ -224,9 +224,9 @@ display(verdicts.round(2))
 
 # %% [markdown]
 # Of the paper's three two hold and one does not. With 16 slides prototypes lead whatever knows no types by about as
-# much as that scores at all. Ridge was to catch up and did not; another simple method did, of which no claim had spoken (it
-# is in the table all the same). Our own step beyond CPNN keeps its bound in every cell and is ahead where we had said
-# that it would be.
+# much as that scores at all. Ridge was to catch up and did not; another simple method did, of which no claim had spoken
+# (it is in the table all the same). Our own step beyond CPNN keeps its bound in every cell and is ahead where we had
+# said that it would be.
 #
 # Three tissues of one virtual world are three draws. What the grids cannot say is how a real cohort differs from this
 # one in ways that were not planted.
