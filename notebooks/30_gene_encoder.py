@@ -307,9 +307,9 @@ if virtual:
     beside = read_json(DATA_FOLDER / "results" / "bench_gene_encoder.json")
     display(pd.DataFrame({name: beside[name] for name in ("ours", "ours_256", "scvi_tools")}))
     report("part3.speed.vs_scvi_tools", beside["ratio_per_epoch"])
-    rows = {"all spots in a step": "", "256 spots in a step": "_256"}
-    columns = {"times as fast, an epoch": "ratio_per_epoch", "the whole training": "ratio_whole_training"}
-    display(pd.DataFrame({c: {r: beside[k + end] for r, end in rows.items()} for c, k in columns.items()}))
+    ways = {"all spots in a step": "", "256 spots in a step": "_256"}
+    kinds = {"times as fast, an epoch": "ratio_per_epoch", "the whole training": "ratio_whole_training"}
+    display(pd.DataFrame({told: {way: beside[key + end] for way, end in ways.items()} for told, key in kinds.items()}))
 
 # %% [markdown]
 # On one thread an epoch is five times as fast, which was the aim. Mind what that number is worth: an epoch is cheapest
