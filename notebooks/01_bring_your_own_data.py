@@ -5,7 +5,7 @@
 # needs: []
 # reads: [any folder of Xenium, SpatialData, Visium, ST, HEST, h5ad, images with masks, slides, features, bulk tables]
 # writes: [checklist.csv, mistakes.csv]
-# time: 10 s (cpu profile, 2 cores)
+# time: 11 s (cpu profile, 2 cores)
 # memory: 0.9 GB
 # ---
 
