@@ -251,8 +251,9 @@ for name, table_of in slides.items():
 #
 # Without that factor all rise: CPNN and `beyond` to .15, `mospr` to .13, ridge and `no_prototype` to .10, `abmil` to
 # .09, the three numbers of `density` to .04, the control to .01. The oracle is at .14, `expected` at .26. The intervals
-# of CPNN and `mospr` overlap. On the same draws of slides `beyond` leads ridge by .047 without the factor (.029 to
-# .063), as they come by .015 (-.006 to .036), and CPNN not at all.
+# of CPNN and `mospr` overlap. On the same draws of slides `beyond` leads ridge by .048 without the factor (.031 to
+# .064), as they come by .015 (-.006 to .036), and CPNN not at all: 48 slides are too few for what it adds (notebook
+# 24).
 #
 # Of the ablations only one costs much: with random profiles (`scratch`) .03 is left. With profiles that may not move
 # (`frozen`), without the correction and without regularisers it stays at about .15. What helps is what single cells
