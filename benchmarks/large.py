@@ -246,7 +246,7 @@ def one(stage: str, folder: Path, workers: int) -> dict:
         return {"stage": stage, **seconds, "peak_mib": peak_mib(), **result}
     tiles = {"tile_px": 512} if stage == "inference" else {}
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as ask,
     ):
         ask.run(warm, folder)

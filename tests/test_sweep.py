@@ -94,7 +94,7 @@ def test_a_point_that_fails_is_told_and_the_others_are_compared(home, capsys):
 def test_points_run_on_a_dask_scheduler(home):
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster:
         points, _ = sweep.plan(home.folder.parent / "grid.yaml")
         ended = sweep.sweep(points[:2], scheduler=cluster.scheduler_address, say=lambda _: None)
     assert set(ended.values()) == {"ok"}

@@ -49,10 +49,11 @@ def populate(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Cells of one section (index cell_id 1..N: place, structure, nuclear parameters) and their type codes (N,)."""
     mixes = _Mixes()
-    spots = pd.concat(
-        [_layers(rng, layout, mixes), _inside(rng, layout, mixes, size_um),
-         _stroma(rng, traits, layout, mixes, size_um), _fat(rng, layout, mixes)], ignore_index=True,
-    )  # fmt: skip
+    parts = [
+        _layers(rng, layout, mixes), _inside(rng, layout, mixes, size_um),
+        _stroma(rng, traits, layout, mixes, size_um), _fat(rng, layout, mixes),
+    ]  # fmt: skip
+    spots = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)  # of nothing, no types
     width, height = size_um
     spots = spots[spots.x_um.between(2, width - 2) & spots.y_um.between(2, height - 2)]
     spots = spots[keep_apart(spots[["x_um", "y_um"]].to_numpy(), spots.pitch.to_numpy(), spots.claim.to_numpy())]
