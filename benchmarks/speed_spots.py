@@ -181,8 +181,8 @@ def main() -> None:
     rows = [] if smoke else imports()
     for n in (4,) if smoke else (300, 1000, 3000):
         rows += patches(n)
-    for n in () if smoke else (50, 150, 500):
-        rows += mixtures(n)
+    for n, epochs in () if smoke else ((50, 2000), (50, 200), (150, 200), (500, 200)):  # 2,000: as near as ours
+        rows += mixtures(n, epochs=epochs)
         write("speed_spots", rows)  # after each: the last ones take long
     for nuclei, n in ((36, 2_000),) if smoke else ((400, 100_000), (4_000, 1_000_000), (20_000, 5_000_000)):
         rows += transcripts(nuclei, n)
