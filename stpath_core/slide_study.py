@@ -16,6 +16,7 @@ import numpy as np
 
 from stpath_core import deconvolution, prototypes, slide_methods, slide_runs, tissue
 from stpath_core import expression as ex
+from stpath_core.fit import one_torch_thread
 from stpath_core.spot_cohorts import true_shares
 from stpath_core.spot_methods import Training
 from stpath_core.tissue.cell_types import SUPER_OF
@@ -122,7 +123,8 @@ def scores(
     truth = true_shares(bulk, "mrna_share", LEVELS[types].parent or MAJOR_TYPES.get)
     sides = truth.to_numpy()[TEST : TEST + slides], truth.to_numpy()[:TEST]
     training = Training(steps=STEPS, widths=WIDTHS, seed=seed, draws=1)
-    pred, model, stacked = slide_runs.run_fold(fold, training, truth=sides)
+    with one_torch_thread():  # as in a notebook: the matrices are small, and threads that wait cost ten times the work
+        pred, model, stacked = slide_runs.run_fold(fold, training, truth=sides)
     pred["expected"] = np.log1p(np.asarray(bulk.layers["expected"])[:TEST][:, fold.columns])
     told = ex.score_slides(fold.test.target, pred, n=2)
     out = {f"{measure}.{name}": told.mean(name, measure) for name in pred for measure in ("scc", "pcc")}
