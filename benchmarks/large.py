@@ -7,7 +7,7 @@ A virtual section of 500 x 500 um is laid out again and again, picture, nuclei a
 the rest is glass with a scanner's noise. Each stage runs in a process of its own: its peak is the resident memory of
 that process from its start to its end, with everything that the libraries hold. Before, a smaller slide goes through
 the same stages and through memory, and must come out the same. The workers of the Dask cluster have one thread each.
-After an interrupt the same call with the same DIR repeats nothing that is finished.
+After an interrupt the same call with the same DIR, by the same revision, repeats nothing that is finished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from beside import sizes, write
+from beside import REVISION, sizes, write
 
 MPP = 0.25
 UNIT_PX = 2000  # of the section that is laid out
@@ -261,9 +261,9 @@ def one(stage: str, folder: Path, workers: int) -> dict:
 
 
 def in_a_process(stage: str, folder: Path, workers: int = 0, turn: int = 0) -> dict:
-    """The row of a stage, from the file of those that an earlier call finished, or measured now."""
+    """The row of a stage, from the file of those that an earlier call of this revision finished, or measured now."""
     rows = folder.parent / "rows.jsonl"
-    key = [stage, folder.name, workers, turn]
+    key = [REVISION, stage, folder.name, workers, turn]
     for line in rows.read_text().splitlines() if rows.exists() else ():
         if json.loads(line)["key"] == key:
             return json.loads(line)["row"]
