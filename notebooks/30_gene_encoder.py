@@ -37,7 +37,9 @@ genes: int | None = None  # most variable genes, chosen on training patients; No
 steps: int | None = None  # optimiser steps of each encoder; None: what the profile says
 batch_size: int | None = None  # spots per step; None: what the profile says
 latent: int = 64  # numbers that an encoder may keep of a spot
-kl_weight: float = 0.1  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
+kl_weight: float = 0.3  # of the KL term at the end of its warm-up; 1 is the evidence bound itself
+input_dropout: float = 0.6  # share of the genes that the encoder does not get to read at a step
+guided_kl_weight: float = 0.1  # of the guided encoder, which reads all genes at every step
 
 # %%
 from stpath_core.record import begin, expect, report
@@ -130,9 +132,10 @@ display(pd.DataFrame({name: gene_scores.mixing_measures(z, spots) for name, z in
 from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
 from stpath_core.progress import track
 
-# inputs: spots, new, n_genes, choose, dataset, steps, batch_size, latent, kl_weight, seed, device
-training = {"batch_size": batch_size, "latent": latent, "kl_weight": kl_weight, "device": device}
-training["steps"] = steps if dataset == "virtual" else 2 * steps  # and many times the spots
+# inputs: spots, new, n_genes, choose, dataset, steps, batch_size, latent, kl_weight, input_dropout, seed, device
+shared = {"batch_size": batch_size, "latent": latent, "device": device}
+shared["steps"] = steps if dataset == "virtual" else 2 * steps  # and many times the spots
+training = shared | {"kl_weight": kl_weight, "input_dropout": input_dropout}
 train = spots.patient != new
 columns = (choose or highly_variable)(spots.counts[train], spots.patient[train], n=n_genes)
 counts = spots.counts[:, columns]
@@ -160,14 +163,19 @@ report(f"part3.{'' if dataset == 'virtual' else dataset + '.'}gene.kl", float(hi
 # encoder sees the classes of the *training* patients.
 
 # %%
+from functools import partial
+
 from stpath_core.gene_embeddings import METHODS, embed_folds, write_embeddings
 
-# inputs: run, spots, n_genes, choose, seed, training, track, profile
-learned = ("scvi", "scanvi")
+# inputs: run, spots, n_genes, choose, seed, shared, training, guided_kl_weight, track, profile
+learned = {
+    "scvi": partial(METHODS["scvi"], **training),
+    "scanvi": partial(METHODS["scanvi"], **shared, kl_weight=guided_kl_weight),
+}
 crowd = {"workers": 1 if profile == "smoke" else 2, "progress": track}
 chosen = {"genes": n_genes, "choose": choose, "seed": seed}
 embeddings = embed_folds(spots, {name: METHODS[name] for name in ("pca", "section_z", "neighbourhood")}, **chosen)
-embeddings |= embed_folds(spots, {name: METHODS[name] for name in learned}, **crowd, **chosen, **training)
+embeddings |= embed_folds(spots, learned, **crowd, **chosen)
 write_embeddings(run.stage / "embeddings.h5", embeddings)
 cohort.uns["n_genes"] = n_genes
 cohort.write_h5ad(run.stage / "spots.h5ad")

@@ -72,6 +72,7 @@ def fit_gene_encoder(
     hidden: int = 128,
     layers: int = 1,
     dropout: float = 0.3,
+    input_dropout: float = 0.0,
     decoder: type[NBDecoder] = NBDecoder,
     steps: int = 600,
     batch_size: int = 512,
@@ -89,6 +90,7 @@ def fit_gene_encoder(
     counts : (n, G) raw counts of the training patients, genes already chosen. batch : (n,) whose batch effect the
     decoder is to take up, usually the patient. labels : (n,) class index, -1 unknown; None for the unguided encoder.
     inputs : (n, D) what the encoder is to read of each spot; None: log1p of its counts per 10,000.
+    input_dropout : share of the inputs that it misses at each step; the decoder still has to explain all counts.
     steps, batch_size : of spots; as many batches as that are drawn, each epoch in a new order.
     warmup : share of the steps over which the weight of the KL term grows from 0 to `kl_weight`.
     classifier_weight : of the guided encoder's cross-entropy beside the evidence bound.
@@ -108,6 +110,7 @@ def fit_gene_encoder(
         "hidden": hidden,
         "layers": layers,
         "dropout": dropout,
+        "input_dropout": input_dropout,
         "decoder": decoder,
     }
     torch.manual_seed(seed)
@@ -131,9 +134,7 @@ def fit_gene_encoder(
         epoch, part = divmod(step, per_epoch)
         order = np.random.default_rng([seed, epoch]).permutation(n)
         rows = torch.from_numpy(order[part * n // per_epoch : (part + 1) * n // per_epoch]).to(where)
-        return SpotBatch(
-            x[rows], held[rows], s[rows], y[rows], kl_weight * min(1.0, (step + 1) / max(1, warmup * steps))
-        )
+        return SpotBatch(x[rows], held[rows], s[rows], y[rows], weight)
 
     def step_loss(net: GeneVAE, b: SpotBatch) -> dict[str, Tensor]:
         terms = net.losses(b.x, b.counts, b.batch, b.labels, b.kl_weight)

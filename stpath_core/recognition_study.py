@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 BATCH = ("expression_batch", "batch_additive", "section_batch", "class_batch")  # what a batch does to expression
 DEPTH = "section_depth"  # and to how much of it is caught: in log expression that is a batch effect, too
 GENE_STEPS = 150  # of stage 1 in the studies, as at the cpu profile
-ENCODER = {"batch_size": 256, "latent": 64, "kl_weight": 0.1}  # likewise, as notebook 30 trains them
+ENCODERS = {  # likewise, as notebook 30 trains them
+    "scvi": {"batch_size": 256, "latent": 64, "kl_weight": 0.3, "input_dropout": 0.6},
+    "scanvi": {"batch_size": 256, "latent": 64, "kl_weight": 0.1},
+}
 PENALTIES = (10.0, 100.0, 1e3, 1e4)
 GRID = ("raw", "pca", "scvi", "scanvi")
 
@@ -104,8 +107,8 @@ def sides_of(
     the folds.
     """
     spots = GeneSpots.of(cohort)
-    held, trained = list(folds or spots.patients), ENCODER | options
-    methods = {name: partial(METHODS[name], **trained) if name in ("scvi", "scanvi") else name for name in names}
+    held = list(folds or spots.patients)
+    methods = {n: partial(METHODS[n], **(ENCODERS[n] | options)) if n in ENCODERS else n for n in names}
     made = embed_folds(spots, methods, folds=held, seed=seed, workers=workers)
     return {who: {name: made[name][who] for name in names} for who in held}
 

@@ -270,7 +270,7 @@ def fit_recognition(path: Path, o: Options) -> dict[str, Any]:
 
     stage = recognition_files.read_stage(path)
     genes, v = o.values("30_gene_encoder"), o.values("31_contrastive_train")
-    learn = {name: genes[name] for name in ("batch_size", "latent", "kl_weight")}
+    learn = {name: genes[name] for name in ("batch_size", "latent", "kl_weight", "input_dropout")}
     learn["steps"] = o.steps or genes["steps"] * (1 + (stage.dataset != "virtual"))  # real tables as in notebook 30
     settings = recognition.Settings(
         steps=o.steps or v["patch_steps"], batch_size=min(v["batch_size"], 128), encoder=v["encoder"],

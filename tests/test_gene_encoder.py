@@ -166,6 +166,22 @@ def test_labels_pull_the_classes_apart():
     assert history[-1]["cross_entropy"] < 0.3
 
 
+def test_dropped_inputs_are_missed_while_training_alone_and_by_both_paths():
+    torch.manual_seed(0)
+    model = GeneVAE(50, 2, latent=3, hidden=8, dropout=0.0, input_dropout=0.5)
+    x = torch.ones(4000, 50)
+    with torch.no_grad():
+        taught, asked = model.train().encoder(x)[0], model.eval().encoder(x)[0]
+        model.encoder.mean.weight.zero_()  # the straight path alone
+        straight = model.train().encoder(x)[0] - model.encoder.mean.bias
+    weight = model.encoder.straight.weight
+    torch.testing.assert_close(asked, asked[:1].expand_as(asked))  # nothing is left to chance once it is trained
+    by_chance = weight.square().sum(1).sqrt()  # SD of a sum of terms that are 0 or twice themselves, by half
+    torch.testing.assert_close(straight.std(0), by_chance, rtol=0.1, atol=0)
+    torch.testing.assert_close(straight.mean(0), weight.sum(1), rtol=0, atol=0.1)
+    assert ((taught - straight).std(0) > 0.01).all()  # the layers miss them, too
+
+
 def test_training_repeats_bit_for_bit_and_depends_on_the_seed():
     counts, who, _ = planted()
     a, b, c = (encode(fit_gene_encoder(counts, who, steps=5, hidden=16, seed=s)[0], counts) for s in (1, 1, 2))

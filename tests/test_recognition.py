@@ -293,5 +293,7 @@ def test_the_studies_train_the_gene_encoder_as_notebook_30_does():
     from stpath_core import recognition_study, stages
 
     values = stages.find_notebook("30_gene_encoder").resolve({"profile": "cpu"})
-    assert {name: values[name] for name in recognition_study.ENCODER} == recognition_study.ENCODER
+    unguided, guided = recognition_study.ENCODERS["scvi"], recognition_study.ENCODERS["scanvi"]
+    assert {name: values[name] for name in unguided} == unguided
+    assert {"kl_weight": values["guided_kl_weight"]} | {n: values[n] for n in ("batch_size", "latent")} == guided
     assert values["steps"] == recognition_study.GENE_STEPS
