@@ -16,7 +16,7 @@ from stpath_core.fit import Progress, fit, pick_device
 from stpath_core.likelihoods import count_table, nb_count_term
 from stpath_core.models.gene_encoder import GeneVAE, GuidedGeneVAE, NBDecoder
 
-EVAL_ROWS = 4096  # spots encoded at a time
+EVAL_ROWS = 128  # spots encoded at a time: a block of 1,000 genes takes half a MB, which is used again, not paged in
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,11 @@ def first_pixels(centres_px: np.ndarray, *, patch_px: int) -> np.ndarray:
 def cut_at(image: np.ndarray, first: np.ndarray, *, patch_px: int) -> np.ndarray:
     """(n, patch_px, patch_px, 3) uint8 from (H, W, 3) and the upper left pixels (n, 2; x, y); white outside."""
     out = np.empty((len(first), patch_px, patch_px, 3), np.uint8)
-    for patch, (x, y) in zip(out, first, strict=True):
+    bottom, right = image.shape[0] - patch_px, image.shape[1] - patch_px
+    for patch, (x, y) in zip(out, np.asarray(first).tolist(), strict=True):
+        if 0 <= y <= bottom and 0 <= x <= right:  # most lie inside
+            patch[:] = image[y : y + patch_px, x : x + patch_px]
+            continue
         top, left = max(y, 0), max(x, 0)
         seen = image[top : y + patch_px, left : x + patch_px]
         if seen.shape != patch.shape:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PROSE = ("*.md", "howto/*.md", "concepts/*.md", "_static/*", "*.jpg", "*.png", "your_tiles.py", "notebook_template.py")
 BESIDE = {"docs/teaching/README.md": "teaching.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md",
-          "data/README.md": "data.md"}  # fmt: skip
+          "data/README.md": "data.md", "benchmarks/README.md": "benchmarks.md"}  # fmt: skip
 
 
 def repository(pyproject: Path = ROOT / "pyproject.toml") -> str:
@@ -38,7 +38,8 @@ def collect(folder: Path, published: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     for source, target in BESIDE.items():
-        shutil.copy(ROOT / source, folder / target)
+        text = (ROOT / source).read_text(encoding="utf-8")
+        (folder / target).write_text(text.replace("](../docs/", "]("), encoding="utf-8")  # the pages lie in one folder
     names = notebooks.collect(folder, published)
     reference.write(folder / "reference", notebooks.uses(names))
     tables.write(folder / "reference")
