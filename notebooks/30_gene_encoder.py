@@ -55,6 +55,7 @@ run = begin("30_gene_encoder", globals())
 import pandas as pd
 from IPython.display import display
 
+from stpath_core import probes
 from stpath_core.gene_embeddings import GeneSpots
 from stpath_core.recognition_cohorts import open_cohort
 
@@ -63,6 +64,7 @@ cohort = open_cohort(dataset, data_dir=data_dir, patients=patients, across=acros
 spots = GeneSpots.of(cohort)  # refuses logged counts, a missing patient column, a single patient
 display(pd.crosstab(cohort.obs["label"], cohort.obs["patient"]))
 print(f"{cohort.n_obs:,} spots, {cohort.n_vars:,} genes; {cohort.uns['empty_spots']} empty spots left out")
+print("classes that one patient alone has:", probes.lonely_classes(spots.label, spots.patient) or "none")
 
 # %% [markdown]
 # Look along the rows: classes are missing from patients, and no two patients have the same shares. That is why mixing
@@ -202,13 +204,20 @@ cohort.write_h5ad(run.stage / "spots.h5ad")
 # the held-out one. Macro-F1 of all out-of-fold predictions together, with an interval from drawing whole *patients*.
 # Beside it: the same with each spot's answer averaged over its 3 x 3 neighbourhood (`smoothed`), logistic regression,
 # nearest neighbours, and the mean over patients. Two controls: noise, and the best of the simple embeddings with its
-# labels shuffled within each patient.
+# labels shuffled within each patient. And, on the virtual tissue, an oracle: PCA of what the cells expressed before
+# chemistry, depth and chance touched it. What it misses, no encoder of these counts is to blame for.
 #
 # *Before you run:* which will score higher with the linear probe, PCA or `section_z`? And with nearest neighbours?
 
 # %%
-# inputs: embeddings, spots, seed, gene_scores
+from stpath_core.tissue.assay_card import pca
+
+# inputs: embeddings, spots, cohort, seed, gene_scores
 tables = embeddings | {"noise": gene_scores.noise(spots, seed=seed)}
+if "expected" in cohort.layers:
+    truth = np.log1p(cohort.layers["expected"])
+    of = {who: np.flatnonzero(spots.patient != who) for who in spots.patients}
+    tables["oracle"] = {who: pca(truth, train=rows, seed=seed) for who, rows in of.items()}
 scores = {name: gene_scores.probe_scores(folds, spots) for name, folds in tables.items()}
 table = gene_scores.score_table(tables, scores, spots)
 shuffled = gene_scores.probe_scores(embeddings["section_z"], gene_scores.shuffled_labels(spots, seed=seed))

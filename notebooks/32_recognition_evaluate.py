@@ -64,6 +64,8 @@ pictures = pairs_of(spots, {name: kept[name] for name in ("as scanned", "common 
 pairs = pictures["as scanned"]
 patient, section = pairs.patient, pairs.section
 print("held out in turn:", ", ".join(folds))
+if len(folds) == 1:
+    print(f"no annotator has labelled the spots of {', '.join(sorted(set(patient) - set(folds)))}: transferred labels")
 print("classes that one patient alone has:", probes.lonely_classes(label, patient) or "none")
 pd.crosstab(patient, label)
 
@@ -125,14 +127,17 @@ from functools import partial
 
 import numpy as np
 
+from stpath_core.gene_embeddings import abundant
 from stpath_core.models.contrastive import PatchEncoder
 from stpath_core.progress import track
 from stpath_core.recognition import Settings
 from stpath_core.recognition_arms import embed_arms, frozen_arm
 
-# inputs: run, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed, embed_fold, profile
+# inputs: run, dataset, spots, pictures, known, kept, sides, patient, label, folds, steps, encoder, seed
+# inputs: embed_fold, profile
+columns = {"genes": int(spots.uns["n_genes"]), "choose": None if dataset == "virtual" else abundant}  # as notebook 30
 for who in folds:
-    sides[who].setdefault("raw", embed_fold("raw", known, who))
+    sides[who].setdefault("raw", embed_fold("raw", known, who, **columns))
 settings = Settings(steps=steps)
 how = {"settings": settings, "seed": seed, "folds": folds, "workers": 1 if profile == "smoke" else 2}
 embedded = embed_arms(pictures, sides, label, progress=partial(track, label="patients"), **how)
@@ -169,6 +174,7 @@ display(table.assign(pooled=[found[m].pooled for m in table.method]).round(3))
 from stpath_core.recognition_arms import AGNOSTIC, RIVALS
 
 key = "part3.image" if dataset == "virtual" else f"part3.{dataset}.image"
+report(f"{key}.labels_are_transferred", float(len(folds) == 1))
 for arm, one in found.items():
     report(f"{key}.probe_f1.{arm}", one.pooled)
     report(f"{key}.probe_f1_by_patient.{arm}", *table.set_index("method").loc[arm, ["mean", "lo", "hi"]])
@@ -248,7 +254,7 @@ every = [told for of_n in few.values() for told in of_n.values()]
 taught = iter(embed_taught(pairs, label, every, settings=settings, seed=seed, workers=how["workers"]))
 rows = []
 for n, told in few.items():
-    arms = {arm: embedded[arm] for arm in ("random", "raw_clip", best, "beyond")}
+    arms = {arm: embedded[arm] for arm in ("random", "random_common_stain", "raw_clip", best, "beyond")}
     arms["supervised_as_few"] = dict(zip(folds, taught, strict=False))
     rows += [(n, arm, scores.judge_few(u, label, patient, told).mean) for arm, u in arms.items()]
 few = pd.DataFrame(rows, columns=["labels per class", "arm", "macro-F1, mean over patients"])
@@ -285,7 +291,7 @@ told = expression.score_spots(
 )  # fmt: skip
 for row in told.table(n=draws, seed=seed).query("measure == 'pcc'").itertuples():
     report(f"{key}.expression_pcc.{row.method}", row.mean, row.lo, row.hi)
-report(f"{key}.expression_harm", *told.difference(best, "random", "pcc")[:3])
+report(f"{key}.expression_over_random", *told.difference(best, "random", "pcc")[:3])
 
 # %% [markdown]
 # Nearly nothing is predictable here: correlations of about .05 (spot counts are noisy). The contrastive arm lies
@@ -311,7 +317,7 @@ def committed(name, factors, cell):
     return studies.table(name, factors, cell, full=study == "full") if there or study == "full" else None
 
 
-grid = committed("part3_grid", GRID_STUDY, run_grid)
+grid = committed("part3_grid", GRID_STUDY, run_grid) if dataset == "virtual" else None
 if grid is not None:
     whole = grid[grid.key.str.endswith(".pooled")].groupby("key")["value"].agg(["mean", "std", "count"])
     cells = whole[whole.index.str.count("[.]") == 2]["mean"]
@@ -319,8 +325,17 @@ if grid is not None:
     display(cells.unstack().round(3), whole[whole.index.str.count("[.]") == 1].round(3))
     leads = recognition_study.leads(grid)  # of every patient of every tissue
     display(leads.groupby("tissue").mean().round(3))
-    for name in leads:
-        report(f"part3.study.{name}", *evaluate.bootstrap(leads[name], n=draws, seed=seed))
+    figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+    for k, (name, of) in enumerate(leads.items()):
+        lead = evaluate.paired_difference(of, np.zeros(len(of)), n=draws, seed=seed)
+        report(f"part3.study.{name}", *lead[:3])
+        print(f"{name}: {int((of > 0).sum())} of {len(of)} patients are ahead, sign test p = {lead.sign_p:.3f}")
+        ax.plot(k + 0.1 * (of.index.get_level_values("tissue") - 2), of, "o", mfc="white", mec="black", ms=4)
+        ax.plot([k - 0.3, k + 0.3], [of.mean()] * 2, lw=3, color=plot.METHOD_COLOURS[0])
+    ax.axhline(0, color="0.6", lw=0.8)
+    ax.set_xticks(range(leads.shape[1]), leads.columns)
+    ax.set(ylabel="macro-F1 of a patient, difference")
+    run.figure("leads", figure)
 
 # %% [markdown]
 # The first table has pooled F1 by side and target, means of five tissues; the last one the leads by patient. The side
@@ -347,14 +362,19 @@ if grid is not None:
 # *Predict:* where along each curve is a batch-agnostic encoder worth most? Is there a place where it does harm?
 
 # %%
-strength = committed("part3_strength", STRENGTH_STUDY, run_strength)
+strength = committed("part3_strength", STRENGTH_STUDY, run_strength) if dataset == "virtual" else None
 if strength is not None:
     lines = strength[strength.key.str.endswith(".mean")].rename(columns={"value": "macro-F1", "key": "arm"})
+    lines["arm"] = lines["arm"].str.removesuffix(".mean")
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     for ax, x, other, at in zip(axes, ("strength", "confounding"), ("confounding", "strength"), (0, 1), strict=True):
-        some = lines[lines[other] == at].groupby([x, "arm"], as_index=False)["macro-F1"].mean()
-        plot.curve(some, x=x, y="macro-F1", by="arm", ax=ax)
+        some = lines[lines[other] == at].dropna(subset=["macro-F1"])
+        plot.curves(some, x=x, y="macro-F1", line="arm", ax=ax).set_ylabel("macro-F1, by patient")
     run.figure("strength", figure)
+    gains = recognition_study.gains(strength)  # of every patient, a column for each cell of the study
+    display(gains.groupby("tissue").mean().round(3))
+    for cell, of in gains.items():
+        report(f"part3.study.gain_at.{cell}", *evaluate.bootstrap(of.dropna(), n=draws, seed=seed))
 
 # %% [markdown]
 # Three tissues, all patients held out in turn. Without a batch effect the paper's better arm lies .03 and .02 below the

@@ -124,6 +124,7 @@ table.round(2)
 # %% tags=["copy-me"]
 import numpy as np
 import pandas as pd
+from IPython.display import display
 from scipy.spatial import cKDTree
 
 from stpath_core import plot
@@ -134,11 +135,18 @@ asked = np.flatnonzero((patient == held_out) & known)
 queries = pd.Series(asked).groupby(label[asked]).apply(lambda s: s.sample(2, random_state=seed, replace=True))
 queries = np.unique(queries.to_numpy())[:n_queries]
 others = np.flatnonzero((patient != held_out) & known)
+found = []
 for when, x in u.items():
     near = others[cKDTree(x[others]).query(x[queries], k=7)[1]]
+    for query, row in zip(queries, near, strict=True):
+        found += [(label[query], when, label[i] == label[query], patient[i]) for i in row]
     lines = {f"{when} {k + 1}": [q, *n] for k, (q, n) in enumerate(zip(queries, near, strict=True))}
     axes = plot.patch_rows(patches, lines, mpp=2.0, frames=label, titles=patient)
     run.figure(f"neighbours_{when}", axes.flat[0])
+found = pd.DataFrame(found, columns=["asked for", "when", "same class", "patient"])
+counted = found.groupby(["asked for", "when"])["same class"].agg(["sum", "size"])
+whose = found.groupby(["asked for", "when"])["patient"].value_counts().unstack(fill_value=0)
+display(counted.set_axis(["neighbours of that class", "of"], axis=1).join(whose))
 
 # %% [markdown]
 # Fat finds fat in both. Before, lymphocytes stand beside cancer and connective tissue. After training by the guided
@@ -151,10 +159,12 @@ for when, x in u.items():
 
 # %% tags=["copy-me"]
 import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import display
 
 from stpath_core import plot
 
-# inputs: run, spots, patient, label, predicted, arms, keys
+# inputs: run, spots, patient, label, predicted, arms, keys, known
 shown = sorted(set(patient))[:4]
 figure, axes = plt.subplots(3, len(shown), figsize=(2.6 * len(shown), 8.0), squeeze=False, layout="constrained")
 for column, who in zip(axes.T, shown, strict=True):
@@ -163,6 +173,8 @@ for column, who in zip(axes.T, shown, strict=True):
     for ax, (name, words) in zip(column, told.items(), strict=True):
         plot.spot_map(spots.obsm[keys.SPATIAL][own], words[own], title=f"{who}: {name}", ax=ax)
 run.figure("maps", figure)
+wrong = {arm: predicted[arm].to_numpy(str) != label for arm in ("random", *arms.values())}
+display(pd.DataFrame({arm: pd.Series(of[known]).groupby(patient[known]).sum() for arm, of in wrong.items()}).T)
 
 # %% [markdown]
 # Count in the maps. Raw CLIP takes 48 spots of p0 for glands, which p0 has not; the guided arm errs in 19 of its
@@ -180,6 +192,9 @@ for ax, (when, arm) in zip(axes, arms.items(), strict=True):
     counts = confusion_matrix(label[known], predicted[arm].to_numpy(str)[known], labels=classes)
     plot.confusion(counts, classes=classes, ax=ax).set_title(f"{when} ({arm})")
 run.figure("confusion", figure)
+right = {arm: (predicted[arm].to_numpy(str) == label)[known] for arm in ("random", *arms.values())}
+named_right = pd.DataFrame({arm: pd.Series(of).groupby(label[known]).sum() for arm, of in right.items()})
+display(named_right.assign(spots=pd.Series(label[known]).value_counts()))
 
 # %% [markdown]
 # Connective tissue gains (.79 to .83 of its spots) and so does cancer (.85 to .91); immune infiltrate (.81, .82) and

@@ -221,11 +221,33 @@ def leads(grid: DataFrame) -> DataFrame:
     """Of the table of GRID_STUDY, a row per tissue and patient: how far the better batch-agnostic arm of the paper is
     above the better of its rivals ("gain"), our idea above that arm ("beyond"), and the untrained network in the common
     stain above our idea ("stain"). Which arm is better is one answer for all tissues."""
-    named = grid["key"].str.extract(r"^(?P<arm>\w+)\.(?P<patient>p\d+)$").join(grid[["tissue", "value"]]).dropna()
-    wide = named.pivot_table(index=["tissue", "patient"], columns="arm", values="value")
-    agnostic, rival = (wide[list(arms)].mean().idxmax() for arms in (AGNOSTIC, RIVALS))
+    wide = _by_patient(grid, ["tissue"])
+    agnostic, rival = _better(wide)
     return pd.DataFrame({
         "gain": wide[agnostic] - wide[rival],
         "beyond": wide["beyond"] - wide[agnostic],
         "stain": wide["random_common_stain"] - wide["beyond"],
     })  # fmt: skip
+
+
+def gains(strength: DataFrame) -> DataFrame:
+    """Of the table of STRENGTH_STUDY, a row per tissue and patient, a column per cell, "strength 0.5" or "confounding
+    0.5": how far the better batch-agnostic arm of the paper is above the better of its rivals. Which arms these are is
+    one answer for the whole table."""
+    wide = _by_patient(strength, ["tissue", "strength", "confounding"])
+    agnostic, rival = _better(wide)
+    ahead = (wide[agnostic] - wide[rival]).unstack(["strength", "confounding"])
+    ahead.columns = [f"confounding {c:g}" if c else f"strength {s:g}" for s, c in ahead.columns]
+    return ahead.sort_index(axis=1, key=lambda names: names.str.replace("strength", "a"))
+
+
+def _by_patient(table: DataFrame, cell: list[str]) -> DataFrame:
+    """macro-F1 of each arm (columns), a row per cell and patient."""
+    named = table["key"].str.extract(r"^(?P<arm>\w+)\.(?P<patient>p\d+)$").join(table[[*cell, "value"]]).dropna()
+    return named.pivot_table(index=["tissue", "patient", *cell[1:]], columns="arm", values="value")
+
+
+def _better(wide: DataFrame) -> tuple[str, str]:
+    """The better of the paper's arms and the better of its rivals."""
+    agnostic, rival = (str(wide[list(arms)].mean().idxmax()) for arms in (AGNOSTIC, RIVALS))
+    return agnostic, rival

@@ -240,6 +240,19 @@ def test_leads_are_of_one_arm_for_all_tissues_and_of_every_patient():
     np.testing.assert_allclose(found["stain"], 0.1)
 
 
+def test_gains_of_the_strength_study_are_of_one_pair_of_arms_and_of_each_cell():
+    arms = {"raw_clip": 0.4, "bleep": 0.5, "scvi": 0.55, "scanvi_inter": 0.6}
+    cells = [(0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (2.0, 0.5)]
+    rows = [
+        (0, strength, confounding, f"{arm}.{who}", value - (0.1 * strength if arm == "bleep" else 0))
+        for strength, confounding in cells[:3] for who in ("p0", "p1") for arm, value in arms.items()
+    ]  # fmt: skip
+    rows += [(0, *cells[3], f"{arm}.mean", None) for arm in arms]  # a cell that the study leaves out
+    found = recognition_study.gains(pd.DataFrame(rows, columns=["tissue", "strength", "confounding", "key", "value"]))
+    assert list(found) == ["strength 0", "strength 1", "confounding 0.5"]
+    np.testing.assert_allclose(found.to_numpy(), [[0.1, 0.2, 0.2]] * 2)  # over bleep
+
+
 def test_expression_is_predicted_from_what_tells_it_and_not_from_noise():
     grown = recognition_study.grown(3, 5, 3, tissue.AssayEffects())
     patient, told = grown.obs[keys.PATIENT].astype(str).to_numpy(), {}
