@@ -23,6 +23,7 @@ from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.leakage import hidden_labels
 from stpath_core.probes import NOT_A_CLASS, check_taught
+from stpath_core.recognition_cohorts import words
 from stpath_core.spots import centred, neighbourhood_mean
 from stpath_core.tissue.assay_card import pca, top_genes
 
@@ -46,7 +47,8 @@ class GeneSpots:
     def of(cls, adata: AnnData) -> GeneSpots:
         """From a table with layers["counts"] (or raw counts in X), obs patient, section, label and obsm["spatial"].
 
-        Raises InputError for a missing key, for counts that were logged, for spots without counts, for one patient.
+        A missing label (nan) becomes "unlabelled". Raises InputError for a missing key, for spots without a patient or
+        section, for counts that were logged, for spots without counts, for one patient.
         """
         from stpath_core.gene_encoding import check_counts
 
@@ -59,8 +61,8 @@ class GeneSpots:
             raise InputError(message + f"batch is the patient; label may be {keys.UNLABELLED!r} throughout)")
         counts = sp.csr_matrix(adata.layers.get(keys.COUNTS, adata.X))
         check_counts(counts)
-        words = [adata.obs[name].to_numpy(str) for name in (keys.PATIENT, keys.SECTION, keys.LABEL)]
-        spots = cls(counts, *words, np.asarray(adata.obsm[keys.SPATIAL], float))
+        who = [words(adata.obs, name) for name in (keys.PATIENT, keys.SECTION, keys.LABEL)]
+        spots = cls(counts, *who, np.asarray(adata.obsm[keys.SPATIAL], float))
         if len(spots.patients) < 2:
             message = f"all {len(counts.indptr) - 1} spots are of patient {spots.patients[0]!r}; with one patient the "
             message += "batch effect and the biology are the same difference, and nobody is left to be held out: give "
