@@ -22,7 +22,8 @@ from stpath_core.expression import log_normalise
 from stpath_core.io.files import atomic_path
 from stpath_core.io.guard import check_hdf5, reads
 from stpath_core.leakage import hidden_labels
-from stpath_core.probes import NOT_A_CLASS
+from stpath_core.probes import NOT_A_CLASS, check_taught
+from stpath_core.recognition_cohorts import words
 from stpath_core.spots import centred, neighbourhood_mean
 from stpath_core.tissue.assay_card import pca, top_genes
 
@@ -46,7 +47,8 @@ class GeneSpots:
     def of(cls, adata: AnnData) -> GeneSpots:
         """From a table with layers["counts"] (or raw counts in X), obs patient, section, label and obsm["spatial"].
 
-        Raises InputError for a missing key, for counts that were logged, for spots without counts, for one patient.
+        A missing label (nan) becomes "unlabelled". Raises InputError for a missing key, for spots without a patient or
+        section, for counts that were logged, for spots without counts, for one patient.
         """
         from stpath_core.gene_encoding import check_counts
 
@@ -59,12 +61,13 @@ class GeneSpots:
             raise InputError(message + f"batch is the patient; label may be {keys.UNLABELLED!r} throughout)")
         counts = sp.csr_matrix(adata.layers.get(keys.COUNTS, adata.X))
         check_counts(counts)
-        words = [adata.obs[name].to_numpy(str) for name in (keys.PATIENT, keys.SECTION, keys.LABEL)]
-        spots = cls(counts, *words, np.asarray(adata.obsm[keys.SPATIAL], float))
+        who = [words(adata.obs, name) for name in (keys.PATIENT, keys.SECTION, keys.LABEL)]
+        spots = cls(counts, *who, np.asarray(adata.obsm[keys.SPATIAL], float))
         if len(spots.patients) < 2:
             message = f"all {len(counts.indptr) - 1} spots are of patient {spots.patients[0]!r}; with one patient the "
             message += "batch effect and the biology are the same difference, and nobody is left to be held out: give "
-            raise InputError(message + "two or more, better six")
+            message += "three or more, better six (with two, one held out leaves one: enough for the simple methods, "
+            raise InputError(message + "too few for an encoder)")
         return spots
 
     @property
@@ -188,7 +191,8 @@ def embed_fold(
     method : a name of METHODS, or a callable like them. choose : picks `genes` genes from the counts and the patients
     of the training spots; None: `gene_encoding.highly_variable`. columns : genes already chosen that way.
     transductive : the held-out patient's expression is seen too, its labels never. options go to the method (steps,
-    latent, kl_weight, ... of `gene_encoding.fit_gene_encoder`).
+    latent, kl_weight, ... of `gene_encoding.fit_gene_encoder`). InputError where those who are left are too few: one
+    patient for an encoder, one class for a guided one.
     """
     from stpath_core.gene_encoding import highly_variable
 
@@ -202,10 +206,27 @@ def embed_fold(
         raise InputError(message)
     train = np.ones(len(out), bool) if transductive else ~out
     seen = replace(spots, label=hidden_labels(spots.label, out, blank=keys.UNLABELLED))
+    made = METHODS[method] if isinstance(method, str) else method
+    _check_left(made, options, seen, train, held_out)
     if columns is None:
         columns = (choose or highly_variable)(spots.counts[train], spots.patient[train], n=genes)
-    made = METHODS[method] if isinstance(method, str) else method
     return np.asarray(made(seen, train, columns, seed=seed, **options), np.float32)
+
+
+def _check_left(made: Method, options: Mapping, seen: GeneSpots, train: np.ndarray, held_out) -> None:
+    """Raise InputError where too few patients are left for an encoder, or too few classes for a guided one."""
+    while isinstance(made, partial):
+        made, options = made.func, {**made.keywords, **options}
+    if made not in (scvi, scanvi, scvi_section, scanvi_section):
+        return
+    left = np.unique(seen.patient[train])
+    if len(left) < 2:
+        who = ", ".join(map(str, np.atleast_1d(held_out)))
+        message = f"holding out {who} leaves one patient ({left[0]}); an encoder cannot tell what differs between "
+        message += "patients from what differs between tissues with fewer than two: give three patients or more, or "
+        raise InputError(message + "take a method that trains no encoder (raw, pca, section_z, neighbourhood)")
+    if made in (scanvi, scanvi_section) or options.get("guided"):
+        check_taught(seen.label[train], held_out)
 
 
 def embed_folds(

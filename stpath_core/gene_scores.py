@@ -17,16 +17,23 @@ Embeddings = Mapping[str, np.ndarray]  # held-out patient -> (n, k)
 
 
 def mixing_measures(embeddings: Embeddings, spots: GeneSpots) -> dict[str, float]:
-    """Mixing (also within class), iLISI, cLISI and graph connectivity of labelled spots, mean over folds."""
-    known = probes.classed(spots.label)
+    """Mixing (also within class), iLISI, cLISI and graph connectivity of labelled spots, mean over folds.
+
+    Where the labels are of fewer than two classes, mixing and iLISI are those of all spots, and what asks for classes
+    is nan.
+    """
+    known = ~np.isin(spots.label, probes.NOT_A_CLASS)
+    classes = len(np.unique(spots.label[known])) > 1
+    if not classes:
+        known[:] = True
     patient, label = spots.patient[known], spots.label[known]
     each = [
         {
             "mixing": mixing.mixing(z, patient),
-            "within_class": mixing.mixing_within(z, patient, label),
+            "within_class": mixing.mixing_within(z, patient, label) if classes else np.nan,
             "ilisi": mixing.ilisi(z, patient),
-            "clisi": mixing.clisi(z, label),
-            "connectivity": mixing.graph_connectivity(z, label),
+            "clisi": mixing.clisi(z, label) if classes else np.nan,
+            "connectivity": mixing.graph_connectivity(z, label) if classes else np.nan,
         }
         for z in (z[known] for z in embeddings.values())
     ]

@@ -82,7 +82,7 @@ def judge(
 
     embeddings : held-out patient -> (n, D) of all spots. smooth : applied to the posteriors of all the patient's spots,
     see `neighbourhood`. told : (n,) whose labels the probe may use; None: all. A class that only the held-out patient
-    has cannot be named right; it stays in the score.
+    has cannot be named right; it stays in the score. InputError where the others hold fewer than two classes.
     """
     known = classed(label)
     told = known if told is None else known & np.asarray(told)
@@ -92,6 +92,7 @@ def judge(
         asked = rows[known[rows]]
         if not len(asked):
             continue
+        check_taught(label[teach], name)
         with _one_thread():  # small matrices: threads that wait for each other took ten times as long
             classes, posterior = probe(x[teach], label[teach], x[rows])
         posterior = posterior if smooth is None else smooth(posterior, rows)
@@ -118,8 +119,17 @@ def classed(label: np.ndarray) -> np.ndarray:
     known = ~np.isin(label, NOT_A_CLASS)
     if len(np.unique(label[known])) < 2:
         message = f"the labels hold {len(np.unique(label[known]))} classes; a probe needs two or more: annotate spots, "
-        raise InputError(message + "or judge by mixing, which needs none")
+        raise InputError(message + "or judge by mixing (gene_scores.mixing_measures), which needs none")
     return known
+
+
+def check_taught(label: np.ndarray, held_out: str | Sequence[str]) -> None:
+    """Raise InputError unless the labels that training may use, of patients not held out, are of 2 classes or more."""
+    n = len(np.unique(label[~np.isin(label, NOT_A_CLASS)]))
+    if n < 2:
+        who = ", ".join(map(str, np.atleast_1d(held_out)))
+        message = f"with {who} held out the others hold {n} class{'' if n == 1 else 'es'}, two or more are needed; "
+        raise InputError(message + "a class must be annotated in at least two patients to be learned from the others")
 
 
 def lonely_classes(label: np.ndarray, patient: np.ndarray) -> list[str]:

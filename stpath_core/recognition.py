@@ -46,8 +46,8 @@ class Pairs:
                 raise InputError(message + "table, in one order; cut them again from the spots you have")
         if len(np.unique(self.patient)) < 2:
             message = f"all spots are of patient {str(self.patient[0])!r}" if n else "there are no spots"
-            message += "; what holds across patients cannot be learned from one, nor tested: give two, better six"
-            raise InputError(message)
+            message += "; what holds across patients cannot be learned from one, nor tested: give three or more, "
+            raise InputError(message + "better six (with two, one held out leaves one to learn from)")
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -193,6 +193,9 @@ def supervised(
     s = settings or Settings()
     rows = rows[~np.isin(label[rows], NOT_A_CLASS)]
     classes, code = np.unique(label[rows], return_inverse=True)
+    if len(classes) < 2:
+        message = f"the labels that may teach hold {len(classes)} classes in {len(rows)} spots; a network is taught by "
+        raise InputError(message + "labels of two or more: annotate each class in at least two patients")
     model = untrained(pairs, rows, settings=s, seed=seed).train()
     classify = nn.Linear(s.dim, len(classes))
     both, weight = nn.ModuleList([model, classify]), torch.tensor(len(code) / len(classes) / np.bincount(code))

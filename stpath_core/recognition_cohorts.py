@@ -12,6 +12,7 @@ from stpath_core.io import open_st
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from pandas import DataFrame
 
 EMPTY = "empty_spots"  # uns: how many spots had no count at all and were left out
 
@@ -39,7 +40,8 @@ def joined(sections: dict[str, AnnData]) -> AnnData:
 
     whole = anndata.concat(sections.values(), join="inner")
     for name in (keys.PATIENT, keys.SECTION, keys.LABEL):
-        whole.obs[name] = whole.obs[name].astype(str).astype("category")
+        whole.obs[name] = words(whole.obs, name)
+        whole.obs[name] = whole.obs[name].astype("category")
     if not whole.n_vars:
         message = f"the {len(sections)} sections have no gene in common: are all named alike (symbols or Ensembl ids)?"
         raise InputError(message)
@@ -52,3 +54,16 @@ def without_empty(adata: AnnData) -> AnnData:
     kept = adata if full.all() else adata[full].copy()
     kept.uns[EMPTY] = int((~full).sum())
     return kept
+
+
+def words(obs: DataFrame, name: str) -> np.ndarray:
+    """(n,) words of a column of obs: patient, section or label. A missing label becomes "unlabelled".
+
+    Raises InputError where a patient or a section is missing: all such spots would be of one that is named "nan".
+    """
+    lacking = obs[name].isna().to_numpy()
+    if lacking.any() and name != keys.LABEL:
+        message = f"obs[{name!r}] is missing (nan) in {int(lacking.sum())} of {len(lacking)} rows (row "
+        message += f"{np.flatnonzero(lacking)[0]} first); every spot needs its {name}: fill it in, or leave these "
+        raise InputError(message + "spots out")
+    return np.where(lacking, keys.UNLABELLED, obs[name].astype(str).to_numpy(str))

@@ -9,7 +9,7 @@ import numpy as np
 
 from stpath_core import keys
 from stpath_core.evaluate import Difference, paired_difference
-from stpath_core.probes import Posterior, Scores, classed, judge, lda, macro_f1
+from stpath_core.probes import Posterior, Scores, check_taught, classed, judge, lda, macro_f1
 
 TOP = 10  # how near a spot's own partner must be to count as found
 
@@ -50,11 +50,16 @@ def few_told(label: np.ndarray, patient: np.ndarray, n: int, *, held_out: str, s
 
 def transferred(z: np.ndarray, label: np.ndarray, patient: np.ndarray, held_out: str) -> np.ndarray:
     """(n,) labels as expression tells them: known ones stay, unlabelled spots of the patients that are not held out get
-    the class that the probe on z (n, k) names; those of the held-out patient stay as they are."""
+    the class that the probe on z (n, k) names; those of the held-out patient stay as they are.
+
+    Raises InputError where the patients that are not held out have fewer than two classes.
+    """
     known, out = classed(label), np.array(label, object)
     teach, fill = known & (patient != held_out), (label == keys.UNLABELLED) & (patient != held_out)
-    classes, posterior = lda(z[teach], label[teach], z[fill])
-    out[fill] = classes[posterior.argmax(1)]
+    check_taught(label[teach], held_out)
+    if fill.any():
+        classes, posterior = lda(z[teach], label[teach], z[fill])
+        out[fill] = classes[posterior.argmax(1)]
     return out.astype(str)
 
 

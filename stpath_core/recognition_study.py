@@ -31,6 +31,7 @@ from stpath_core.recognition_arms import (
     embed_arms,
     needed_sides,
 )
+from stpath_core.recognition_cohorts import words
 from stpath_core.recognition_files import read_sides
 from stpath_core.spot_pictures import PATCH_MPP, cohort_patches, common_stain
 from stpath_core.spots import centred
@@ -130,7 +131,7 @@ def open_stage(
         message = f"{int((rows < 0).sum())} of {len(rows)} pictures belong to no spot of {stage}: run 31 again after 30"
         raise InputError(message)
     sides = read_sides(stage / "embeddings.h5")
-    label, patient = (whole.obs[name].astype(str).to_numpy() for name in (keys.LABEL, keys.PATIENT))
+    label, patient = (words(whole.obs, name) for name in (keys.LABEL, keys.PATIENT))
     folds = tuple(np.unique(patient[rows][~np.isin(label[rows], probes.NOT_A_CLASS)]))
     if len(folds) == 1:
         label = scores.transferred(sides[folds[0]][transfer_by], label, patient, folds[0])
@@ -140,7 +141,7 @@ def open_stage(
 
 def pairs_of(cohort: AnnData, images: Mapping[str, np.ndarray]) -> dict[str, Pairs]:
     """A cohort and its pictures as stage 2 sees them, without labels. images : name -> (n, d) or patches."""
-    patient, section = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION))
+    patient, section = (words(cohort.obs, name) for name in (keys.PATIENT, keys.SECTION))
     xy_um = np.asarray(cohort.obsm[keys.SPATIAL])
     return {name: Pairs(image, xy_um, patient, section) for name, image in images.items()}
 
@@ -180,23 +181,27 @@ def grid_arms(sides: Sequence[str] = GRID) -> dict[str, Arm]:
 def predict_expression(
     cohort: AnnData, inputs: Mapping[str, np.ndarray], *, genes: int = 50
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge from frozen embeddings to the `genes` of highest total; returns predicted and measured, (n, genes) each.
+    """Ridge from frozen embeddings to `genes` abundant genes; returns predicted and measured, (n, genes) float32 each.
 
-    inputs : held-out patient -> (n, D) of all spots. Both sides are taken relative to the section's mean, as they are
-    scored; the penalty is chosen on inner folds of the training patients. Rows of patients never held out are nan.
+    inputs : held-out patient -> (n, D) of all spots. The genes of a fold are those of highest total in its training
+    patients, highest first: the rows of a held-out patient, of both tables, hold the genes of its own fold, and a
+    column is a rank, not one gene throughout. Score within patients or sections, as `expression.score_spots` does. Both
+    sides are taken relative to the section's mean, as they are scored; the penalty is chosen on inner folds of the
+    training patients. Rows of patients never held out are nan.
     """
-    patient, section = (cohort.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION))
+    patient, section = (words(cohort.obs, name) for name in (keys.PATIENT, keys.SECTION))
     counts = cohort.layers[keys.COUNTS]
-    columns = expression.panel(counts, np.arange(cohort.n_obs), genes)
-    measured = centred(expression.target(counts, columns), section)
-    predicted = np.full_like(measured, np.nan)
+    predicted = np.full((cohort.n_obs, genes), np.nan, np.float32)
+    measured = predicted.copy()
     for who, x in inputs.items():
         rows = patient != who
+        columns = expression.panel(counts, np.flatnonzero(rows), genes)
+        wanted = centred(expression.target(counts, columns), section)
         x = centred(x, section)
         x = x / (x[rows].std(0) + 1e-6)
         inner = [patient[rows] == name for name in np.unique(patient[rows])]
-        ridge = fit_ridge(x[rows], measured[rows], section[rows], inner, alphas=PENALTIES)
-        predicted[~rows] = ridge(x[~rows])
+        ridge = fit_ridge(x[rows], wanted[rows], section[rows], inner, alphas=PENALTIES)
+        predicted[~rows], measured[~rows] = ridge(x[~rows]), wanted[~rows]
     return predicted, measured
 
 
