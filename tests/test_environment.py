@@ -80,17 +80,73 @@ SILENT = {
     "tests/test_smuggling.py test_what_a_notebook_shows_of_names_in_data_runs_nothing": "names are numbers on purpose",
     "tests/test_xenium_bundle.py test_spatialdata_io_opens_every_element": "spatialdata-io by itself",
 }
+# What writes a file elsewhere than to a path aside: file, function, and why. Nothing else of the library may.
+FILLED = "fills a folder that `write_section` moves into place as a whole"
+WRITERS = {
+    "stpath_core/comparison.py _curve": "into memory",
+    "stpath_core/pack.py picture": "into memory",
+    "stpath_core/io/download.py _write_state": "writes aside and replaces by itself, beside a .part that is locked",
+    "stpath_core/io/download.py fetch": "a .part grows until it is whole, and is then moved into place",
+    "stpath_core/io/files.py only_one": "the number of the process, in the file that is locked",
+    "stpath_core/io/unpack.py _write": "into the new folder of an archive, moved into place as a whole",
+    "stpath_core/large/labels.py _sort_part": "into a folder for the time of the call, which may be removed meanwhile",
+    "stpath_core/mistakes.py _edit": "in a copy that is moved into place as a whole",
+    "stpath_core/mistakes.py _normalise": "in a copy that is moved into place as a whole",
+    "stpath_core/offline.py _describe": "fills a folder that `write` moves into place as a whole",
+    "stpath_core/run.py _async_launch_kernel": "a log grows while the kernel runs",
+    "stpath_core/sweep.py run_point": "a log grows while the point runs",
+    "stpath_core/tissue/assays.py _write_bag": "fills a folder that `write_bags` moves into place as a whole",
+    "stpath_core/tissue/xenium.py _write_specs": FILLED,
+    "stpath_core/tissue/xenium.py _write_image": FILLED,
+    "stpath_core/tissue/xenium.py _write_dapi": FILLED,
+    "stpath_core/tissue/xenium.py _write_boundaries": FILLED,
+    "stpath_core/tissue/xenium.py _write_transcripts": FILLED,
+    "stpath_core/tissue/xenium.py _write_cells": FILLED,
+    "stpath_core/tissue/xenium.py _write_matrix": FILLED,
+    "stpath_core/tissue/xenium.py _write_masks": FILLED,
+    "stpath_core/tissue/xenium.py _write_truth": FILLED,
+}
+WRITING = {  # functions that write files, whatever they are given
+    "write_text", "write_bytes", "savez", "savez_compressed", "savetxt", "to_csv", "to_parquet", "to_hdf", "to_json",
+    "to_excel", "to_pickle", "to_feather", "write_h5ad", "write_zarr", "save_file", "savefig", "imwrite", "imsave",
+    "tofile", "copyfile", "copy2", "TiffWriter", "memmap",
+}  # fmt: skip
 
 
-def places(tree, node_is_one, path):
+def writes(node):
+    """Whether a node is a call that writes a file."""
+    if not isinstance(node, ast.Call):
+        return False
+    whole = ast.unparse(node.func)
+    room, _, name = whole.rpartition(".")
+    given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
+    modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str) and len(a.value) < 4]
+    opens = name in ("open", "File", "open_group", "ZipFile") and any(set("wax+") & set(mode) for mode in modes)
+    saves = name == "save" and room not in ("predict", "recognition_files")  # these two go by a path aside
+    pipes = whole in ("pq.write_table", "os.write", "shutil.copy")
+    return name in WRITING or opens or saves or pipes
+
+
+def written_aside(node):
+    """Whether a node is a block whose files come to their place whole or not at all."""
+    return isinstance(node, ast.With) and any(
+        isinstance(one, ast.Call) and ast.unparse(one.func).endswith(("atomic_path", "atomic_folder"))
+        for item in node.items
+        for one in ast.walk(item.context_expr)
+    )
+
+
+def places(tree, node_is_one, path, but_not_in=lambda node: False):
     """`file function` of the nodes that are asked for, with the innermost function they stand in; once each."""
     found = {}
 
     def walk(node, inside):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for decorator in node.decorator_list:
                 walk(decorator, node.name)
             node, inside = ast.Module([*node.body], []), node.name
+        if but_not_in(node):
+            return
         if node_is_one(node):
             found[f"{path} {inside}".strip()] = node
         for below in ast.iter_child_nodes(node):
@@ -259,6 +315,15 @@ def test_what_is_kept_silent_stands_in_the_list_with_its_reason():
     assert not new, f"{new} silence warnings: mend the cause, or add a line to SILENT with the reason"
     assert not gone, f"{gone} silence nothing any more: take their lines out of SILENT"
     assert all(len(reason) > 10 for reason in SILENT.values())
+
+
+def test_the_library_writes_files_whole_or_not_at_all():
+    found = {}
+    for path in sorted((ROOT / "stpath_core").rglob("*.py")):
+        found |= places(ast.parse(path.read_text()), writes, path.relative_to(ROOT).as_posix(), written_aside)
+    new, gone = sorted(set(found) - set(WRITERS)), sorted(set(WRITERS) - set(found))
+    assert not new, f"{new} write in place: go by atomic_path or atomic_folder, or give WRITERS a line with the reason"
+    assert not gone, f"{gone} write nothing in place any more: take their lines out of WRITERS"
 
 
 def test_files_keep_to_one_concern():
