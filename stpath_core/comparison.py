@@ -135,10 +135,19 @@ def write(paths: Iterable[str | Path], to: str | Path, *, title: str = "Runs bes
     table = beside(numbers, runs)
     page, flat = Path(to) / "comparison.html", Path(to) / "comparison.csv"
     with atomic_path(flat) as aside:
-        numbers.merge(runs, left_on="run", right_index=True).to_csv(aside, index=False)
+        _no_formulas(numbers.merge(runs, left_on="run", right_index=True)).to_csv(aside, index=False)
     with atomic_path(page) as aside:
         aside.write_text(_page(title, table, runs), encoding="utf-8")
     return page, flat
+
+
+def _no_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The same, with ' before text and headings that a spreadsheet program would take for a formula; numbers stay."""
+
+    def plain(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+    return table.map(plain).rename(columns=plain)
 
 
 def lines(paths: Iterable[str | Path]) -> list[str]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from stpath_core.errors import InputError
+from stpath_core.io.files import only_one
 
 _ALONE = [0]  # depth of `alone` blocks
 
@@ -59,6 +61,23 @@ def together(device: torch.device) -> Iterator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def only_training(folder: str | Path) -> Iterator[None]:
+    """A block in which no other training writes to `folder` (`only_one`): the first process holds it for all of this
+    one, and where it cannot, all raise the same InputError before any has written."""
+    with ExitStack() as held:
+        refused = {}
+        if rank() == 0:
+            try:
+                held.enter_context(only_one(folder))
+            except InputError as error:
+                refused = {"why": str(error)}
+        refused = collected(refused)
+        if refused:
+            raise InputError(refused["why"])
+        yield
 
 
 @contextmanager

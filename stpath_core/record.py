@@ -38,7 +38,7 @@ from typing import Any
 from stpath_core import datasets, latest, manifest, session, stages
 from stpath_core.checks import check_values
 from stpath_core.errors import InputError, StpathError
-from stpath_core.io.files import atomic_folder
+from stpath_core.io.files import atomic_folder, atomic_path
 from stpath_core.parameters import as_text, refuse_unknown
 from stpath_core.progress import replaced_line
 
@@ -114,9 +114,8 @@ class Run:
     def figure(self, name: str, drawn: Any) -> None:
         """Save a matplotlib figure, or the figure of an Axes, as figures/<name>.png of this run."""
         figure = getattr(drawn, "figure", drawn)
-        path = self.folder / "figures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110, bbox_inches="tight")
+        with atomic_path(self.folder / "figures" / f"{name}.png") as aside:
+            figure.savefig(aside, dpi=110, bbox_inches="tight")
 
     def done(self) -> None:
         """End the run: outputs to their place, metrics.json and manifest.json written, runs/latest merged."""

@@ -15,6 +15,7 @@ import numpy as np
 from stpath_core import keys, spots
 from stpath_core.errors import InputError
 from stpath_core.io.features import Features, read_features
+from stpath_core.io.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +102,8 @@ def _describe(adata: AnnData, names: list[str], folder: str | Path, jobs: dict, 
         if not (path.is_file() and of_density.is_file()):
             found, density = jobs[name](patch_um)
             spots.kept_features(path, lambda found=found: found)
-            np.save(of_density, density)
+            with atomic_path(of_density) as aside:
+                np.save(aside, density)
         parts[FEATURES][name], parts[DENSITY][name] = read_features(path).features, np.load(of_density)
     section = adata.obs[keys.SECTION].astype(str).to_numpy()
     for key, tables in parts.items():

@@ -80,7 +80,10 @@ def schema_of(path: str | Path) -> str:
 
 
 def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
-    """Train on a stage file, write checkpoints and fit.json to `options.out`; returns what fit.json holds."""
+    """Train on a stage file, write checkpoints and fit.json to `options.out`; returns what fit.json holds.
+
+    InputError at once, while another training writes to that folder.
+    """
     path = Path(path)
     if not path.is_file():
         msg = f"there is no stage file {path}; `stpath pack` makes one, and notebook 10 its nuclei.h5"
@@ -97,7 +100,7 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
     if options.holdout and schema != "stpath.nuclei/1":
         msg = f"--holdout names sections of nuclei; {path.name} has schema {schema!r}, whose folds stand in the file"
         raise InputError(msg)
-    with ranks.together(pick_device(options.device)) as device:
+    with ranks.together(pick_device(options.device)) as device, ranks.only_training(options.out):
         silent = {"progress": lambda label: iter} if ranks.rank() else {}
         given = Options(**{**vars(options), "device": str(device), **silent})
         begun = time.perf_counter()
@@ -105,11 +108,11 @@ def fit_stage(path: str | Path, options: Options) -> dict[str, Any]:
         took = time.perf_counter() - begun
         if ranks.rank() != 0:
             return {}
-    told = {"schema": schema, "stage": path.name, "profile": options.profile, "seed": options.seed}
-    told |= {"device": _card(device), "torch": torch.__version__, "python": platform.python_version()}
-    told |= {"seconds": round(took, 1), **found}
-    told = manifest.without_nan(told)
-    manifest.write_json(options.out / "fit.json", told)
+        told = {"schema": schema, "stage": path.name, "profile": options.profile, "seed": options.seed}
+        told |= {"device": _card(device), "torch": torch.__version__, "python": platform.python_version()}
+        told |= {"seconds": round(took, 1), **found}
+        told = manifest.without_nan(told)
+        manifest.write_json(options.out / "fit.json", told)
     return told
 
 

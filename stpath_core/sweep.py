@@ -30,7 +30,7 @@ import yaml
 from stpath_core import manifest, run, stages
 from stpath_core.checks import check_folder
 from stpath_core.errors import InputError
-from stpath_core.io.files import atomic_path
+from stpath_core.io.files import atomic_path, only_one
 from stpath_core.parallel import dask_client
 from stpath_core.parameters import read_parameter_file, refuse_unknown
 
@@ -127,11 +127,19 @@ def sweep(
     """Run the points that are not finished; returns "ok", "kept" or "failed" by the name of each.
 
     workers : points at a time on this machine. scheduler : address of a Dask scheduler instead. An interrupt ends what
-    runs and leaves what is finished.
+    runs and leaves what is finished. InputError at once, while another sweep works in the same folder.
     """
     if workers < 1:
         msg = f"--workers {workers}: at least 1 is needed"
         raise InputError(msg)
+    with contextlib.ExitStack() as held:
+        for folder in sorted({point.folder.parent for point in points}):
+            held.enter_context(only_one(folder))
+        return _sweep(points, workers, scheduler, say)
+
+
+def _sweep(points: Sequence[Point], workers: int, scheduler: str, say: Callable[[str], None]) -> dict[str, str]:
+    """`sweep`, in folders that nobody else works in."""
     ended = {point.name: "kept" for point in points if point.finished}
     if ended:
         say(f"{len(ended)} of {len(points)} points are finished and kept")

@@ -50,6 +50,120 @@ BROUGHT_BY = {
     "zmq": "ipykernel",
     "matplotlib_inline": "ipykernel",
 }
+# What is kept silent although warnings are errors: file, function, and why. Nothing else may be.
+SILENT = {
+    "benchmarks/beside.py _timed": "the peers' own warnings are not ours to mend",
+    "notebooks/00_the_virtual_tissue.py": "spatialdata-io and what it imports warn of their own future",
+    "stpath_core/checks.py check_encoder": "the encoder is built only to see whether it can be",
+    "stpath_core/cluster_typing.py _clusters": "one kind: pandas minds how scanpy grows its table",
+    "stpath_core/io/export.py write_spatialdata": "zarr and its codecs warn of formats while spatialdata writes",
+    "stpath_core/io/genes.py names_may_repeat": "one message: our readers say themselves which names repeat",
+    "stpath_core/io/reference.py read_h5ad": "old layouts of strangers' files are read, and what matters is said by us",
+    "stpath_core/io/sdata.py read_store": "spatialdata, dask and zarr warn at import and of older stores",
+    "stpath_core/io/visium.py _matrix": "scanpy warns at import and of names that repeat, which we say",
+    "stpath_core/io/xenium.py _read": "spatialdata-io warns at import and of tables that we leave out",
+    "stpath_core/parts.py gather": "a stranger's file is looked at: what is wrong comes as a finding",
+    "stpath_core/recognition_scores.py shrunk_lda": "one message: a class of one spot has no spread to add",
+    "stpath_core/record.py begin": "one message: tqdm misses widgets, and our bars need none",
+    "stpath_core/tables.py quiet": "imports of squidpy and spatialdata warn of packages that we do not choose",
+    "stpath_core/views.py view": "a stranger's file is drawn: the checklist says what is wrong with it",
+    "tests/fuzz_child.py main": "damaged files may warn; the test is of errors and of what is touched",
+    "tests/fuzz_child.py one": "damaged files may warn; the test is of errors and of what is touched",
+    "tests/fuzz_corpus.py _zarr": "spatialdata's writers warn; their test is elsewhere",
+    "tests/test_formats.py test_names_that_occur_twice_are_refused_or_settled_by_a_word": "anndata warns, as it should",
+    "tests/test_formats.py zarr_bundle": "spatialdata-io by itself, without our readers' silence",
+    "tests/test_fuzz.py test_damaged_files_end_in_one_clear_error_and_touch_nothing": "writers of sound files",
+    "tests/test_labels.py test_types_on_a_real_section": "anndata reads an old layout",
+    "tests/test_properties_scores.py oracle": "scipy warns of constants, which are among the examples",
+    "tests/test_section_io.py test_counts_agree_with_the_vendors_matrix": "scanpy by itself",
+    "tests/test_section_io.py test_spatialdata_reads_back_what_was_written": "spatialdata by itself",
+    "tests/test_smuggling.py test_what_a_notebook_shows_of_names_in_data_runs_nothing": "names are numbers on purpose",
+    "tests/test_xenium_bundle.py test_spatialdata_io_opens_every_element": "spatialdata-io by itself",
+}
+# What writes a file elsewhere than to a path aside: file, function, and why. Nothing else of the library may.
+FILLED = "fills a folder that `write_section` moves into place as a whole"
+WRITERS = {
+    "stpath_core/comparison.py _curve": "into memory",
+    "stpath_core/pack.py picture": "into memory",
+    "stpath_core/io/download.py _write_state": "writes aside and replaces by itself, beside a .part that is locked",
+    "stpath_core/io/download.py fetch": "a .part grows until it is whole, and is then moved into place",
+    "stpath_core/io/files.py only_one": "the number of the process, in the file that is locked",
+    "stpath_core/io/unpack.py _write": "into the new folder of an archive, moved into place as a whole",
+    "stpath_core/large/labels.py _sort_part": "into a folder for the time of the call, which may be removed meanwhile",
+    "stpath_core/mistakes.py _edit": "in a copy that is moved into place as a whole",
+    "stpath_core/mistakes.py _normalise": "in a copy that is moved into place as a whole",
+    "stpath_core/offline.py _describe": "fills a folder that `write` moves into place as a whole",
+    "stpath_core/run.py _async_launch_kernel": "a log grows while the kernel runs",
+    "stpath_core/sweep.py run_point": "a log grows while the point runs",
+    "stpath_core/tissue/assays.py _write_bag": "fills a folder that `write_bags` moves into place as a whole",
+    "stpath_core/tissue/xenium.py _write_specs": FILLED,
+    "stpath_core/tissue/xenium.py _write_image": FILLED,
+    "stpath_core/tissue/xenium.py _write_dapi": FILLED,
+    "stpath_core/tissue/xenium.py _write_boundaries": FILLED,
+    "stpath_core/tissue/xenium.py _write_transcripts": FILLED,
+    "stpath_core/tissue/xenium.py _write_cells": FILLED,
+    "stpath_core/tissue/xenium.py _write_matrix": FILLED,
+    "stpath_core/tissue/xenium.py _write_masks": FILLED,
+    "stpath_core/tissue/xenium.py _write_truth": FILLED,
+}
+WRITING = {  # functions that write files, whatever they are given
+    "write_text", "write_bytes", "savez", "savez_compressed", "savetxt", "to_csv", "to_parquet", "to_hdf", "to_json",
+    "to_excel", "to_pickle", "to_feather", "write_h5ad", "write_zarr", "save_file", "savefig", "imwrite", "imsave",
+    "tofile", "copyfile", "copy2", "TiffWriter", "memmap",
+}  # fmt: skip
+
+
+def writes(node):
+    """Whether a node is a call that writes a file."""
+    if not isinstance(node, ast.Call):
+        return False
+    whole = ast.unparse(node.func)
+    room, _, name = whole.rpartition(".")
+    given = [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]
+    modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str) and len(a.value) < 4]
+    opens = name in ("open", "File", "open_group", "ZipFile") and any(set("wax+") & set(mode) for mode in modes)
+    saves = name == "save" and room not in ("predict", "recognition_files")  # these two go by a path aside
+    pipes = whole in ("pq.write_table", "os.write", "shutil.copy")
+    return name in WRITING or opens or saves or pipes
+
+
+def written_aside(node):
+    """Whether a node is a block whose files come to their place whole or not at all."""
+    return isinstance(node, ast.With) and any(
+        isinstance(one, ast.Call) and ast.unparse(one.func).endswith(("atomic_path", "atomic_folder"))
+        for item in node.items
+        for one in ast.walk(item.context_expr)
+    )
+
+
+def places(tree, node_is_one, path, but_not_in=lambda node: False):
+    """`file function` of the nodes that are asked for, with the innermost function they stand in; once each."""
+    found = {}
+
+    def walk(node, inside):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for decorator in node.decorator_list:
+                walk(decorator, node.name)
+            node, inside = ast.Module([*node.body], []), node.name
+        if but_not_in(node):
+            return
+        if node_is_one(node):
+            found[f"{path} {inside}".strip()] = node
+        for below in ast.iter_child_nodes(node):
+            walk(below, inside)
+
+    walk(tree, "")
+    return found
+
+
+def silences(node):
+    """Whether a node makes warnings something less than errors."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = ast.unparse(node.func).rpartition(".")[2]
+    given = [*node.args, *(k.value for k in node.keywords if k.arg == "action")]
+    words = [a.value.partition(":")[0] for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return name in ("catch_warnings", "simplefilter", "filterwarnings") and any(word != "error" for word in words)
 
 
 def imports(*folders):
@@ -190,6 +304,26 @@ def test_warnings_are_errors_and_each_exception_has_its_reason():
     block = re.search(r"filterwarnings = \[\n(.*?)\n\]", text, re.DOTALL)[1].splitlines()
     assert block[0].strip() == '"error",'
     assert all("#" in line for line in block[1:] if '"ignore' in line)
+
+
+def test_what_is_kept_silent_stands_in_the_list_with_its_reason():
+    found = {}
+    for folder in ("stpath_core", "tests", "docs", "notebooks", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found |= places(ast.parse(path.read_text()), silences, path.relative_to(ROOT).as_posix())
+    new, gone = sorted(set(found) - set(SILENT)), sorted(set(SILENT) - set(found))
+    assert not new, f"{new} silence warnings: mend the cause, or add a line to SILENT with the reason"
+    assert not gone, f"{gone} silence nothing any more: take their lines out of SILENT"
+    assert all(len(reason) > 10 for reason in SILENT.values())
+
+
+def test_the_library_writes_files_whole_or_not_at_all():
+    found = {}
+    for path in sorted((ROOT / "stpath_core").rglob("*.py")):
+        found |= places(ast.parse(path.read_text()), writes, path.relative_to(ROOT).as_posix(), written_aside)
+    new, gone = sorted(set(found) - set(WRITERS)), sorted(set(WRITERS) - set(found))
+    assert not new, f"{new} write in place: go by atomic_path or atomic_folder, or give WRITERS a line with the reason"
+    assert not gone, f"{gone} write nothing in place any more: take their lines out of WRITERS"
 
 
 def test_files_keep_to_one_concern():

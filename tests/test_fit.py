@@ -3,12 +3,15 @@
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from stpath_core import gene_encoding
 from stpath_core.errors import InputError
 from stpath_core.fit import fit, pick_device
+from stpath_core.models import expression_networks, slide_networks
 
 
 @dataclass
@@ -128,3 +131,35 @@ def test_a_compiled_run_compiles_the_forward_pass_and_leaves_the_network_as_it_c
     assert calls == [1] * 4
     compiled(torch.zeros(2, 4))
     assert calls == [1] * 4
+
+
+COUNTS, SECTIONS = np.arange(1, 25).reshape(8, 3), np.repeat(["a", "b"], 4)
+
+
+class Table:
+    """As much of a table of spots as the loop asks for."""
+
+    features = target = COUNTS
+
+    def __len__(self):
+        return len(COUNTS)
+
+    def sections(self):
+        return [np.arange(4), np.arange(4, 8)]
+
+
+@pytest.mark.parametrize(
+    ("room", "train"),
+    [
+        (gene_encoding, lambda net: gene_encoding.fit_gene_encoder(COUNTS, SECTIONS, steps=1, device="cpu")),
+        (expression_networks, lambda net: expression_networks.train_by_section(net, Table(), None, steps=1)),
+        (slide_networks, lambda net: slide_networks.train_bags(net, [COUNTS, COUNTS], None, steps=1)),
+    ],
+    ids=["gene encoder", "spots", "slides"],
+)
+def test_likelihoods_of_counts_are_never_trained_in_bfloat16(monkeypatch, room, train):
+    """What these losses add up (lgamma of counts, logarithms of small rates) does not survive eight bits."""
+    seen = []
+    monkeypatch.setattr(room, "fit", lambda *given, **options: seen.append(options) or [])
+    train(nn.Linear(3, 3))
+    assert [options["mixed"] for options in seen] == [False]

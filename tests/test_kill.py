@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import stage_files
 from conftest import ROOT
-from stpath_core import record, stages
+from stpath_core import cli, comparison, ranks, sweep
 from stpath_core.errors import InputError
 from stpath_core.fit import fit
+from stpath_core.io.files import only_one
 from test_fit import batch_at, new_model, step_loss
 
 KILLS = int(os.environ.get("STPATH_KILLS", "20"))
@@ -76,8 +78,59 @@ for _ in range(200):
 )
 
 
-def child(program, *words):
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], stdout=subprocess.PIPE, text=True)
+HOLDS = {  # a call of each that has begun to work, and does not end
+    "sweep": HEAD
+    + """
+import time
+from pathlib import Path
+from stpath_core import sweep
+
+def at_work(point, threads):
+    print("works", flush=True)
+    time.sleep(60)
+
+sweep.run_point = at_work
+sweep.sweep(sweep.plan(Path("grid.yaml"), sys.argv[1])[0])
+""",
+    "fit": HEAD
+    + """
+import time
+from pathlib import Path
+from stpath_core import stage_fit
+
+def at_work(path, options):
+    print("works", flush=True)
+    time.sleep(60)
+
+stage_fit.FITS["stpath.spots/1"] = at_work
+stage_fit.fit_stage("spots.h5", stage_fit.Options(profile="smoke", out=Path(sys.argv[1])))
+""",
+}
+BEGINS = (
+    HEAD
+    + """
+import datetime
+from pathlib import Path
+from stpath_core import record, stages
+
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls):
+        return cls(2026, 1, 1)
+
+datetime.datetime = Clock
+notebook = stages.read_notebook(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(50):
+    print(record.new_folder(notebook, notebook.resolve({})), flush=True)
+"""
+)
+
+
+def child(program, *words, **options):
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 
 
 def test_sigkill_during_saves_leaves_the_old_or_the_new_file(tmp_path):
@@ -158,6 +211,65 @@ def test_two_processes_that_replace_one_folder_leave_one_of_both_whole(tmp_path)
 
 
 def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(toys):
-    notebook = stages.read_notebook(toys.add("10_one"))
-    folders = [record.new_folder(notebook, notebook.resolve({})) for _ in range(5)]
-    assert len(set(folders)) == 5
+    path = toys.add("10_one")
+    runs = [child(BEGINS, path, stdin=subprocess.PIPE) for _ in range(2)]
+    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 2
+    for run in runs:  # both are loaded: they go at once
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    folders = [line for run in runs for line in run.communicate()[0].split()]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert len(set(folders)) == len(folders) == 100
+    assert all(Path(folder).is_dir() for folder in folders)
+
+
+def as_it_is(folder):
+    return {p: (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"") for p in [folder, *folder.rglob("*")]}
+
+
+def call(what, out):
+    """The same call as the process that holds the folder has made, by the command line."""
+    words = {"sweep": ["sweep", "grid.yaml"], "fit": ["fit", "spots.h5", "--profile", "smoke", "--device", "cpu"]}
+    return cli.main([*words[what], "--out", str(out)])
+
+
+@pytest.mark.parametrize("what", list(HOLDS))
+def test_of_two_in_one_folder_the_second_is_refused_until_the_first_is_gone(toys, capsys, monkeypatch, what):
+    toys.add("10_one", parameters="size: int = 2  # things")
+    Path("grid.yaml").write_text("notebooks: [10]\nfixed: {profile: smoke}\ngrid: {size: [3, 4]}\n")
+    stage_files.write_spots(Path("spots.h5"))
+    if what == "fit":
+        monkeypatch.delenv("STPATH_HOME")  # the profile is of the project's own notebook
+    out = Path("both").absolute()
+    first = child(HOLDS[what], out)
+    assert first.stdout.readline() == "works\n"
+    before = as_it_is(out)
+    assert call(what, out) == cli.USAGE
+    said = capsys.readouterr().err
+    assert f"another process ({first.pid}) works in {out}" in said
+    assert "give another folder" in said
+    assert as_it_is(out) == before
+    first.kill()
+    first.communicate()
+    monkeypatch.setattr(sweep, "run_point", lambda point, threads: ("ok", 0.0))
+    monkeypatch.setattr(comparison, "write", lambda *given, **more: (out, out))
+    monkeypatch.setattr(comparison, "lines", lambda *given: [])
+    assert call(what, out) == cli.OK
+    assert not (out / ".in-use").exists()
+
+
+def test_a_training_of_several_processes_is_refused_in_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    monkeypatch.setattr(ranks, "collected", lambda mine: {"why": "the first could not", **mine})
+    with pytest.raises(InputError, match="the first could not"), ranks.only_training(tmp_path / "out"):
+        pytest.fail("the block was entered")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_made_for_nothing_is_gone(tmp_path):
+    with only_one(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not list(tmp_path.iterdir())
+    with only_one(tmp_path / "a"):
+        (tmp_path / "a" / "kept").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "kept"]

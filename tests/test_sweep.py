@@ -174,6 +174,19 @@ def test_markup_from_a_run_stays_text(tmp_path):
     assert "&lt;script&gt;" in text
 
 
+def test_text_from_a_run_is_no_formula_to_a_spreadsheet(tmp_path):
+    words = ["=1+1", "+1", "-1+1", "@SUM(A1)", "a=1", "\t=1"]
+    for k, word in enumerate(words):
+        make_run(tmp_path, f"={k}", metrics={f"={word}": -k - 0.5}, parameters={"=word": word, "shift": -k})
+    _, flat = comparison.write([tmp_path], tmp_path / "to")
+    table = pd.read_csv(flat).sort_values("shift", ascending=False)
+    assert table["'=word"].tolist() == ["'=1+1", "'+1", "'-1+1", "'@SUM(A1)", "a=1", "'\t=1"]
+    assert table["run"].tolist() == [f"'={k}" for k in range(6)]
+    assert table["key"].tolist() == [f"'={word}" for word in words]
+    assert table["value"].tolist() == [-k - 0.5 for k in range(6)]
+    assert table["shift"].tolist() == [-k for k in range(6)]
+
+
 def test_seeds_are_summed_up_and_single_runs_keep_their_interval(tmp_path):
     for seed in (0, 1, 2):
         make_run(tmp_path, f"a{seed}", metrics={"k": seed + 1.0}, parameters={"steps": 10}, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from stpath_core import keys
 from stpath_core.errors import InputError
+from stpath_core.io.genes import names_may_repeat
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -62,7 +62,7 @@ def with_counts(adata: AnnData, *, where: str = "the table") -> AnnData:
         raise InputError(no_counts(adata.X, where=where))
     slot, counts = found
     var = adata.raw.var if slot == "raw.X" else adata.var
-    with warnings.catch_warnings(action="ignore"):  # of names that occur twice: said by the readers
+    with names_may_repeat():  # said by the readers
         out = AnnData(counts, obs=adata.obs.copy(), var=var.copy(), obsm=dict(adata.obsm), uns=dict(adata.uns))
     out.layers[keys.COUNTS] = counts.copy()
     if slot != f"layers[{keys.COUNTS!r}]" and slot != "X":

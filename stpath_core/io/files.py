@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stpath_core.errors import InputError
+
+IN_USE = ".in-use"  # the file whose lock says that a process works in its folder
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -72,6 +76,64 @@ def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
             old.replace(path)
         raise
     return True
+
+
+@contextmanager
+def only_one(folder: str | Path) -> Iterator[None]:
+    """A block in which no other process works in `folder`, where the disk has locks; the folder is made if need be.
+
+    Raises InputError at once while another one does, and has then touched nothing. The system takes the lock of a
+    process that ends, however it ends. A folder that was made for the block and is empty after it is removed.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    handle = _locked(folder / IN_USE)
+    try:
+        os.truncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        (folder / IN_USE).unlink(missing_ok=True)
+        os.close(handle)
+        with suppress(OSError):  # it holds what the block wrote
+            for path in made:
+                path.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """A handle of the file, opened and locked; InputError where another process has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # removed by one that ended just now
+            continue
+        try:
+            _lock(handle)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            who = os.pread(handle, 20, 0).decode(errors="replace")
+            os.close(handle)
+            msg = f"another process {f'({who}) ' if who.isdecimal() else ''}works in {path.parent}, and two would mix "
+            raise InputError(msg + "what they write: wait until it ends, or give another folder") from error
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file, or raise BlockingIOError; nothing where the platform or the disk has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -98,13 +99,21 @@ def with_symbols(adata: AnnData, *, column: str | None = None, where: str = "the
             message = f"{where} {what} ({example}, ...) and has no column of symbols: add them as var['gene_symbol']"
             raise InputError(message)
         column = able[0]
-    with warnings.catch_warnings(action="ignore"):  # of names that occur twice: said by `unique_genes`
+    with names_may_repeat():  # said by `unique_genes`
         out = adata.copy()
     out.var["gene_id"] = adata.var_names.to_numpy()
     symbols = adata.var[column].astype(str)
     missing = adata.var[column].isna() | symbols.isin(["", "nan"])
     out.var_names = pd.Index(np.where(missing, out.var["gene_id"], symbols))
     return out
+
+
+@contextmanager
+def names_may_repeat() -> Iterator[None]:
+    """A block in which anndata keeps silent about names that occur twice, and about nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique", UserWarning)
+        yield
 
 
 def unique_genes(
@@ -125,7 +134,7 @@ def unique_genes(
         message = f"{where} names {len(again)} genes more than once, first {again[0]!r}: pass duplicates='sum' to add"
         raise InputError(message + " their counts, or duplicates='number' to keep them apart as -1, -2, ...")
     if duplicates == "number":
-        with warnings.catch_warnings(action="ignore"):  # of the names that are being mended
+        with names_may_repeat():  # they are being mended
             out = adata.copy()
         out.var_names_make_unique()
         return out
