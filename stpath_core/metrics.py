@@ -77,10 +77,7 @@ def overlap_table(true: np.ndarray, pred: np.ndarray) -> OverlapTable:
 
 
 def _counted(true: np.ndarray, pred: np.ndarray, n_rows: int, n_cols: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs share a pixel, as row * n_cols + col, ascending, and how many they share.
-
-    Neighbours along a row of the image mostly belong to one pair: runs are counted, a tenth as many as pixels or fewer.
-    """
+    """Which pairs share a pixel, as row * n_cols + col, ascending, and how many. Runs are counted, not pixels."""
     if not true.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     key = true.astype(np.int32 if n_rows * n_cols <= np.iinfo(np.int32).max else np.int64)  # half the bytes to move
