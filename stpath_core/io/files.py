@@ -1,4 +1,4 @@
-"""Atomic writes: a path holds the old content or the new one, never half of either."""
+"""Atomic writes: a path holds the old content or the new one, never half of either; and folders for one process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+from stpath_core.errors import InputError
+
+LOCK = ".in-use"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # of disks that know none
 
 
 @contextmanager
@@ -57,6 +63,43 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """A block in which no other call that asks for this folder works in it: InputError, at once, where one does.
+
+    The folder is made. What says that it is in use goes at the end; a process that is killed leaves an empty hidden
+    file that stops nobody.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    with path.open("ab") as handle:
+        if not held(handle, path):
+            message = f"another process is writing into {folder}: wait until it ends, or give another folder"
+            raise InputError(message)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def held(handle: IO, path: Path) -> bool:
+    """Lock an open file until it is closed or the process ends; False where another holds it, or has moved it away.
+
+    True, too, where the platform or the disk knows no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())  # not moved away while we waited
+    except OSError as error:
+        return error.errno in NO_LOCKS
 
 
 def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
