@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from stpath_core import io, large, predict
@@ -56,6 +58,75 @@ def test_values_out_of_range_and_damaged_parts_are_one_clear_error(tmp_path):
     late.transcripts.write_bytes(content)
     with pytest.raises(InputError, match=r"transcripts\.parquet is truncated or damaged"):
         large.count_transcripts(late, grow_um=0, scratch=tmp_path)
+
+
+def gene_numbers(table):
+    return table.assign(feature_name=np.arange(len(table)) % 7)
+
+
+def no_gene(table):
+    return table.assign(feature_name=None)
+
+
+def no_cell(table):
+    return table.assign(cell_id=None)
+
+
+def some_without_cell(table):
+    return table.assign(cell_id=table["cell_id"].where(np.arange(len(table)) % 50 > 0))
+
+
+def quality_in_words(table):
+    return table.assign(qv=table["qv"].astype(str))
+
+
+def places_in_words(table):
+    return table.assign(x_location=table["x_location"].astype(str))
+
+
+@pytest.mark.parametrize(
+    ("change", "grow_um", "said"),
+    [
+        (gene_numbers, None, "no transcript is of a gene of the panel"),
+        (gene_numbers, 0, "no transcript is of a gene of the panel"),
+        (no_gene, 0, "values of feature_name are missing"),
+        (no_cell, None, r"3000 of 3000 values of cell_id are missing; every transcript needs one, a cell's is UNASS"),
+        (some_without_cell, None, r"of 3000 values of cell_id are missing"),
+        (quality_in_words, None, "qv is stored as (large_)?string; expected numbers"),
+        (quality_in_words, 0, "qv is stored as (large_)?string; expected numbers"),
+        (places_in_words, 0, "x_location is stored as (large_)?string; expected numbers"),
+    ],
+)
+def test_columns_of_another_kind_are_one_clear_error(tmp_path, change, grow_um, said):
+    late = io.open_large_xenium(rewritten(bundle_copy(tmp_path), change))
+    with pytest.raises(InputError, match=said) as told:
+        large.count_transcripts(late, grow_um=grow_um, scratch=tmp_path / "aside")
+    assert "transcripts.parquet" in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.glob("aside/*"))
+
+
+def test_cells_named_by_numbers_are_those_of_the_same_name(tmp_path):
+    """Early versions of the format wrote numbers."""
+    late = io.open_large_xenium(rewritten(bundle_copy(tmp_path)))
+    wanted = large.count_transcripts(late)
+    number = {name: k for k, name in enumerate(late.nuclei["cell_id"], start=1)}
+    rewritten(
+        late.transcripts.parent, lambda table: table.assign(cell_id=table["cell_id"].map(number).fillna(-1).astype(int))
+    )
+    got = large.count_transcripts(replace(late, nuclei=late.nuclei.assign(cell_id=list(map(str, number.values())))))
+    assert got.X.sum() > 0
+    assert (got.X != wanted.X).nnz == 0
+
+
+@pytest.mark.parametrize("grow_um", [None, 0])
+def test_a_file_that_is_cut_or_gone_after_opening_is_one_clear_error(tmp_path, grow_um):
+    late = io.open_large_xenium(rewritten(bundle_copy(tmp_path)))
+    late.transcripts.write_bytes(late.transcripts.read_bytes()[:-5000])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"transcripts\.parquet cannot be read \(.*\): is it whole"):
+            large.count_transcripts(late, grow_um=grow_um, scratch=tmp_path / "aside")
+        late.transcripts.unlink(missing_ok=True)
 
 
 # Inference
