@@ -2,7 +2,7 @@
 
 It says on stdout, a line of JSON each, which input it begins and how reading ended, so that its parent knows what it
 was at when it died or hung. Memory is limited to 1 GiB above what the imports need; whatever is opened for writing,
-removed, started or executed while a reader is at work is reported.
+removed, started or executed while a reader is at work is reported, except in the folder for scratch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 sys.dont_write_bytecode = True
 
-from fuzz_corpus import READERS, Reader  # noqa: E402
+from fuzz_corpus import READERS, Reader, scratch  # noqa: E402
 from fuzz_mutations import damage  # noqa: E402
 from stpath_core.errors import StpathError  # noqa: E402
 
@@ -45,8 +45,17 @@ def _watch(event: str, args: tuple) -> None:
         return
     writes = event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and args[0] != os.devnull
     runs = event in STARTS or (event == "pickle.find_class" and args[0] in RUNNABLE)
-    if writes or runs or event in CHANGES:
+    if runs or ((writes or event in CHANGES) and not _for_scratch(event, args)):
         _seen.append(f"{event} {str(args)[:200]}")
+
+
+def _for_scratch(event: str, args: tuple) -> bool:
+    """Whether all that is touched lies below the folder for scratch; names may be told from an open folder."""
+    if event not in ("open", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree") or isinstance(args[0], int):
+        return False
+    at = args[-1] if event.startswith("os.") and args[-1] >= 0 else None
+    folder = Path.cwd() if at is None else Path(f"/proc/self/fd/{at}").readlink()
+    return Path(os.path.normpath(folder / os.fsdecode(args[0]))).is_relative_to(scratch())
 
 
 def choose(sound: Path, number: int, seed: int) -> tuple[str, Reader, Path, np.random.Generator]:
@@ -82,6 +91,7 @@ def one(sound: Path, work: Path, number: int, seed: int) -> dict:
         error = caught
     finally:
         _seen = None
+    touched += [f"left {path.name}" for path in scratch().glob("*")]
     about |= {"seconds": round(time.monotonic() - begun, 2), "end": "read" if error is None else "refused"}
     about["wrong"] = _wrong(error, touched)
     if error is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io as io_bytes
 import json
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from stpath_core import (
     data,
     gene_embeddings,
     io,
+    large,
     manifest,
     nuclei,
     parameters,
@@ -234,6 +236,15 @@ def _st(folder: Path) -> None:
     pd.DataFrame([row]).to_csv(folder / "images" / "images.csv", index=False)
 
 
+def scratch() -> Path:
+    """The one folder in which a reader may write; what it writes there must be gone at its end."""
+    return Path(tempfile.gettempdir()) / "scratch"
+
+
+def _count_large(folder: Path, _: Path) -> None:
+    large.count_transcripts(io.open_large_xenium(folder), grow_um=0, scratch=scratch())
+
+
 READERS = {
     "image": Reader(_images, _open_image, 6),
     "slide": Reader(_images, _open_slide, 6),
@@ -248,7 +259,8 @@ READERS = {
     "hest cells": Reader(_hest_cells, lambda folder, _: io.open_hest_cells(folder, "T2"), 4),
     "bulk": Reader(_bulk, lambda _, path: io.read_bulk(path), 6),
     "zarr": Reader(_zarr, _open_zarr, 2),
-    "xenium": Reader(_bundle, lambda folder, _: io.open_xenium(folder), 2),
+    "xenium": Reader(_bundle, lambda folder, _: io.open_xenium(folder), 1),
+    "large": Reader(_bundle, _count_large, 1),  # shares with the one above, so every other reader keeps its inputs
     "checkpoint": Reader(_checkpoints, _open_checkpoint, 5),
     "stage": Reader(_stages, _open_stage, 4),
     "words": Reader(_words, _open_words, 8),

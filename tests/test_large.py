@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -105,51 +106,6 @@ def test_jobs_of_a_queue_count_the_same(section, tmp_path):
     assert (load_npz(tmp_path / "counts.npz") != labels.count_transcripts(opened(), grow_um=0).X).nnz == 0
 
 
-def unassigned(table):
-    return table.assign(feature_name="none of the panel")
-
-
-def moved(table):
-    return table.assign(x_location=table["x_location"] + 1e5)
-
-
-def shrunk(table):
-    return table.assign(x_location=table["x_location"] * 0.2125, y_location=table["y_location"] * 0.2125)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (unassigned, "no transcript is of a gene of the panel"),
-        (moved, "0% of the transcripts lie inside"),
-        (shrunk, "transcripts span 0.1"),
-    ],
-)
-@pytest.mark.parametrize("grow_um", [None, 1.0])
-def test_transcripts_that_cannot_be_of_this_slide_are_refused(tmp_path, change, said, grow_um):
-    section = io.open_large_xenium(rewritten(bundle_copy(tmp_path), change))
-    with pytest.raises(InputError, match=said):
-        large.count_transcripts(section, grow_um=grow_um, scratch=tmp_path / "aside")
-    assert not list(tmp_path.glob("aside/*"))
-
-
-def test_values_out_of_range_and_damaged_parts_are_one_clear_error(section, tmp_path):
-    for wrong, said in (
-        ({"tile_px": 3}, "tile_px=3"),
-        ({"grow_um": -1.0}, "grow_um=-1"),
-        ({"grow_um": 1e4}, "grow_um"),
-    ):
-        with pytest.raises(InputError, match=said):
-            large.count_transcripts(section, **{"grow_um": 0, "scratch": tmp_path} | wrong)
-    folder = rewritten(bundle_copy(tmp_path))
-    late = io.open_large_xenium(folder)
-    content = bytearray((folder / "transcripts.parquet").read_bytes())
-    content[2000:40000] = bytes(38000)
-    (folder / "transcripts.parquet").write_bytes(content)
-    with pytest.raises(InputError, match=r"transcripts\.parquet is truncated or damaged"):
-        large.count_transcripts(late, grow_um=0, scratch=tmp_path)
-
-
 # Inference
 
 
@@ -247,6 +203,55 @@ def test_other_settings_take_no_tile_of_an_earlier_call(network, picture, tmp_pa
     large.predict_slide(checkpoint, slide, tmp_path / "out", **TILES, threshold=0.6)
     assert len(first) == 2
     assert set(first) <= set(second)
+
+
+HOLDER = """
+import sys
+from stpath_core.io.files import only_one
+with only_one(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def contents(folder):
+    """Size and time of change of whatever lies in a folder."""
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in [folder, *folder.rglob("*")]}
+
+
+def test_two_runs_into_one_slide_folder_do_not_mix_and_a_killed_one_leaves_it_free(
+    network, picture, tmp_path, monkeypatch
+):
+    net, checkpoint = network
+    image, slide = picture
+    out, real, refused = tmp_path / "out", predict.nuclei_of_tile, []
+
+    def second(*args, **kwargs):
+        if not refused:
+            refused.append(before := contents(out))
+            with pytest.raises(InputError, match=r"another process .*works in .*out, and two would mix"):
+                large.predict_slide(checkpoint, slide, out, **TILES, threshold=0.6)
+            assert contents(out) == before
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(predict, "nuclei_of_tile", second)
+    found = large.predict_slide(checkpoint, slide, out, **TILES)
+    monkeypatch.setattr(predict, "nuclei_of_tile", real)
+    assert refused
+    assert_same_nuclei(found, predict.predict_image(net, image, slide.mpp, **TILES), slide.mpp)
+    assert sorted(p.name for p in out.iterdir()) == ["labels.zarr", "nuclei.parquet"]
+
+    words = [sys.executable, "-c", HOLDER, str(out)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        before = contents(out)
+        with pytest.raises(InputError, match="another process"):
+            large.predict_slide(checkpoint, slide, out, **TILES)
+        assert contents(out) == before
+        other.kill()
+    large.predict_slide(checkpoint, slide, out, **TILES, threshold=0.6)
+    assert sorted(p.name for p in out.iterdir()) == ["labels.zarr", "nuclei.parquet"]
 
 
 def test_a_scheduler_finds_the_same_nuclei(network, picture, tmp_path, dask):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from stpath_core import run
-from virtual_bundle import bundle_copy
+import pytest
+
+from stpath_core import io, labels, large, run
+from stpath_core.errors import InputError
+from virtual_bundle import bundle_copy, opened
 
 
 def state(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -30,3 +38,51 @@ def test_a_run_reads_data_that_is_read_only_and_leaves_nothing_there(tmp_path, m
         path.chmod(0o755)
     assert outcome.status == "ok", outcome.message
     assert after == before
+
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_refusing: list[Path] = []
+
+
+def _refuse(event: str, args: tuple) -> None:
+    writes = event in ("os.mkdir", "os.remove", "os.rename") or (event == "open" and (args[2] or 0) & WRITING)
+    if _refusing and writes and not isinstance(args[0], int):
+        path = Path(os.fsdecode(args[0])).absolute()
+        if any(path.is_relative_to(folder) for folder in _refusing):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+@contextmanager
+def read_only(*folders: Path) -> Iterator[None]:
+    """A block in which Python refuses to write in folders, as the system does for whoever is not root."""
+    if not hasattr(_refuse, "heard"):
+        sys.addaudithook(_refuse)  # there is no way to remove one
+        _refuse.heard = True
+    _refusing.extend(folders)
+    try:
+        yield
+    finally:
+        _refusing.clear()
+
+
+@pytest.mark.parametrize("grow_um", [None, 0])
+def test_a_large_section_is_counted_where_its_folder_is_read_only(tmp_path, monkeypatch, grow_um):
+    monkeypatch.setenv("STPATH_CACHE", str(tmp_path / "cache"))
+    folder = bundle_copy(tmp_path)
+    before = state(folder)
+    with read_only(folder):
+        counted = large.count_transcripts(io.open_large_xenium(folder), grow_um=grow_um)
+    assert state(folder) == before
+    assert (counted.X != labels.count_transcripts(opened(), grow_um=grow_um).X).nnz == 0
+    assert not list(tmp_path.glob("cache/*/*"))
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("STPATH_CACHE", str(tmp_path / "cache"))
+    section = io.open_large_xenium(bundle_copy(tmp_path))
+    with (
+        read_only(tmp_path / "cache"),
+        pytest.raises(InputError, match=r"cache/counting cannot be written to \(.*Permission denied.*scratch="),
+    ):
+        large.count_transcripts(section, grow_um=0)
+    large.count_transcripts(section, grow_um=0, scratch=tmp_path / "aside")

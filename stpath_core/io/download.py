@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from stpath_core.errors import DownloadError
+from stpath_core.io.files import held
 
 MAX_REDIRECTS = 5
 TIMEOUT_S = 60.0
@@ -70,7 +71,9 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with part.open("ab") as out:
-        _lock(out, part)
+        if not held(out, part):
+            message = f"{path.name} is being downloaded by another process; wait for it"
+            raise DownloadError(message)
         try:
             have, version = _kept(part, url)
             response, have = _open(url, have, version)
@@ -255,19 +258,3 @@ def _discard(part: Path) -> None:
 
 def _said(error: Exception) -> str:
     return str(getattr(error, "reason", "") or error) or type(error).__name__
-
-
-def _lock(out: BinaryIO, part: Path) -> None:
-    """Keep a second process from writing the same .part (where the platform has such locks)."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = os.path.samestat(os.fstat(out.fileno()), part.stat())  # not moved away while we waited
-    except OSError:
-        mine = False
-    if not mine:
-        message = f"{part.stem} is being downloaded by another process; wait for it"
-        raise DownloadError(message)

@@ -1,4 +1,4 @@
-"""Atomic writes: a path holds the old content or the new one, never half of either."""
+"""Atomic writes: a path holds the old content or the new one, never half of either; and folders for one process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from stpath_core.errors import InputError
 
@@ -120,6 +121,18 @@ def _locked(path: Path) -> int:
             msg = f"another process {f'({who}) ' if who.isdecimal() else ''}works in {path.parent}, and two would mix "
             raise InputError(msg + "what they write: wait until it ends, or give another folder") from error
         os.close(handle)
+
+
+def held(handle: IO, path: Path) -> bool:
+    """Lock an open file until it is closed or the process ends; False where another holds it, or has moved it away.
+
+    True, too, where the platform or the disk knows no locks.
+    """
+    try:
+        _lock(handle.fileno())
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _lock(handle: int) -> None:

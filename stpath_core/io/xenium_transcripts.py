@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stpath_core.errors import InputError
-from stpath_core.io.guard import told
+from stpath_core.errors import InputError, StpathError
+from stpath_core.io.guard import reads, told
 from stpath_core.io.xenium_checks import check_finite, good_enough, usable_transcripts
 
 NAMES = ("x_location", "y_location", "cell_id", "feature_name")
@@ -26,15 +26,18 @@ def read_transcripts(path: Path, nuclei: pd.DataFrame, genes: tuple[str, ...], *
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = _columns(pq.read_schema(path).names)
+    schema = pq.read_schema(path)
+    _check_types(path, schema)
+    columns = _columns(schema.names)
     try:
         table = pq.read_table(path, columns=columns, read_dictionary=["cell_id", "feature_name"])
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(_damaged(path, error)) from error
-    table = usable_transcripts(path, _coded(table, nuclei["cell_id"], genes), min_qv=min_qv)
+    table = usable_transcripts(path, _coded(path, table, nuclei["cell_id"], genes), min_qv=min_qv)
     return _frame(table, genes)
 
 
+@reads
 def n_parts(path: Path) -> int:
     """Parts of a parquet file: its row groups."""
     import pyarrow.parquet as pq
@@ -54,14 +57,18 @@ def read_part(
 
     try:
         with pq.ParquetFile(path, read_dictionary=["cell_id", "feature_name"]) as file:
+            _check_types(path, file.schema_arrow)
             columns = _columns(file.schema_arrow.names)
             if cell_ids is None:
                 columns = [name for name in columns if name not in ("cell_id", "overlaps_nucleus")]
             for batch in file.iter_batches(ROWS, row_groups=[part], columns=columns):
-                table = good_enough(_coded(pa.Table.from_batches([batch]), cell_ids, genes), min_qv=min_qv)
+                table = _coded(path, pa.Table.from_batches([batch]), cell_ids, genes)
+                table = good_enough(table, min_qv=min_qv)
                 check_finite(path, table, NAMES[:2])
                 yield _frame(table, genes)
-    except (pa.ArrowInvalid, OSError) as error:
+    except StpathError:
+        raise
+    except Exception as error:  # there is no end to what a damaged file can raise
         raise InputError(_damaged(path, error)) from error
 
 
@@ -73,7 +80,18 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"{path} is truncated or damaged ({told(error)}): copy it again"
 
 
-def _coded(table: Any, cell_ids: pd.Series | None, genes: tuple[str, ...]) -> Any:
+def _check_types(path: Path, schema: Any) -> None:
+    """Refuse places and qualities that are no numbers: libraries below take text for some, and fail late."""
+    import pyarrow as pa
+
+    for name in ("x_location", "y_location", "qv"):
+        kind = schema.field(name).type if name in schema.names else pa.float32()
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            message = f"{path}: {name} is stored as {kind}; expected numbers: write the column as float32"
+            raise InputError(message)
+
+
+def _coded(path: Path, table: Any, cell_ids: pd.Series | None, genes: tuple[str, ...]) -> Any:
     """The arrow table with genes and cells as their numbers in the panel and among the nuclei; -1 for others."""
     import pyarrow as pa
 
@@ -83,6 +101,12 @@ def _coded(table: Any, cell_ids: pd.Series | None, genes: tuple[str, ...]) -> An
         values = pd.Index(values)
         codes = table[column].combine_chunks()
         codes = codes.chunk(0) if isinstance(codes, pa.ChunkedArray) else codes
+        if codes.null_count:
+            message = (
+                f"{path}: {codes.null_count} of {len(codes)} values of {column} are missing; every transcript needs"
+            )
+            raise InputError(message + " one, a cell's is UNASSIGNED where there is none: export the file again")
+        codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()  # of numbers
         known = _decoded(codes.dictionary)
         unique = values[~values.duplicated()]
         row = np.flatnonzero(~values.duplicated())[unique.get_indexer(known)]

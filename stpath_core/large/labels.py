@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,14 @@ import numpy as np
 
 from stpath_core.errors import InputError
 from stpath_core.fit import Progress
+from stpath_core.io.guard import told
 from stpath_core.io.section import LargeSection
 from stpath_core.io.xenium_checks import refuse_outside, refuse_span
 from stpath_core.io.xenium_transcripts import n_parts, read_part
 from stpath_core.labels import counts_table
 from stpath_core.parallel import on_scheduler
 from stpath_core.predict import Tile, cut_tiles
+from stpath_core.stages import cache_folder
 from stpath_core.tissue.histology import instance_mask
 
 if TYPE_CHECKING:
@@ -73,9 +76,9 @@ def count_transcripts(
 
     grow_um : None counts what the vendor assigned to the nucleus's cell; a number counts what lies within so many um
         of the nucleus, wherever that is nearer to it than to the next (0: inside the nucleus only).
-    tile_px : side of a tile in pixels of the H&E. scratch : folder for 12 bytes a transcript, removed at the end
-        (None: beside the transcripts); workers must see it. scheduler : see `large`. progress wraps the tiles, or the
-        parts where there are none.
+    tile_px : side of a tile in pixels of the H&E. scratch : folder for 12 bytes a transcript, emptied at the end
+        (None: the project's cache, data/cache or STPATH_CACHE); workers must see it under the same path. scheduler :
+        see `large`. progress wraps the tiles, or the parts where there are none. Nothing is written beside the data.
     """
     _check(section, grow_um, tile_px)
     section = replace(section, transcripts=section.transcripts.absolute())  # workers stand in other folders
@@ -88,12 +91,10 @@ def count_transcripts(
         counted = list(on_scheduler(count, progress(parts), scheduler=scheduler))
         _check_place(section, [seen for _, seen in counted])
         return _table(section, [found for found, _ in counted])
-    folder = Path(scratch).absolute() if scratch is not None else section.transcripts.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".counting-", dir=folder, ignore_cleanup_errors=True) as aside:
+    with _aside(scratch) as aside:
         sort = partial(
             _sort_part, section.transcripts, genes=section.genes, min_qv=section.min_qv, um_to_px=section.um_to_px,
-            shape=shape, tile_px=tile_px, folder=Path(aside),
+            shape=shape, tile_px=tile_px, folder=aside,
         )  # fmt: skip
         by_tile = list(on_scheduler(sort, parts, scheduler=scheduler))
         _check_place(section, [one.seen for one in by_tile])
@@ -102,6 +103,20 @@ def count_transcripts(
         count = partial(_count_tile, mpp=section.slide.mpp, grow_um=grow_um, n_genes=len(section.genes))
         found = list(on_scheduler(count, jobs, scheduler=scheduler))
     return _table(section, found)
+
+
+@contextmanager
+def _aside(scratch: str | Path | None) -> Iterator[Path]:
+    """A folder for the sorted parts, gone at the end."""
+    parent = Path(scratch).absolute() if scratch is not None else cache_folder() / "counting"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=".counting-", dir=parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        message = f"{parent} cannot be written to ({told(error)}), and 12 bytes a transcript are to lie there while "
+        raise InputError(message + "they are counted: give a folder that can, as scratch= or STPATH_CACHE") from error
+    with folder as name:
+        yield Path(name)
 
 
 def _check(section: LargeSection, grow_um: float | None, tile_px: int) -> None:
@@ -194,7 +209,11 @@ def _sort_part(
     order = np.argsort(tile, kind="stable")
     start = np.searchsorted(tile[order], np.arange(across * down + 1))
     target = folder / f"{part:05d}.npy"
-    np.save(target, molecules[order])  # not by a path aside, which would make the folder anew where it was removed
+    try:
+        np.save(target, molecules[order])  # not by a path aside, which would make the folder anew where it was removed
+    except FileNotFoundError as error:
+        message = f"{folder} is not there for the worker that is to write in it: give a folder on a disk that all "
+        raise InputError(message + "workers see under the same path, as scratch= or STPATH_CACHE") from error
     return _Sorted(target, start, seen)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from stpath_core import predict
 from stpath_core.fit import Progress
-from stpath_core.io.files import atomic_folder, atomic_path
+from stpath_core.io.files import atomic_folder, atomic_path, only_one
 from stpath_core.io.slides import Slide
 from stpath_core.parallel import on_scheduler
 from stpath_core.postprocess import THRESHOLD
@@ -64,7 +64,8 @@ def predict_slide(
 
     checkpoint : a file of `predict.save`. threshold, tile_px, margin_px, average_views : as in `predict.predict_image`,
     whose nuclei these are. A tile of whose core less than 1 um2 is stained is passed over. scheduler : see `large`;
-    workers read checkpoint and slide, and write below `out`. `progress` wraps the tiles.
+    workers read checkpoint and slide, and write below `out`. `progress` wraps the tiles. InputError, and nothing
+    changed, where another call is at work in `out`.
     """
     checkpoint, out, mpp = Path(checkpoint).resolve(), Path(out).resolve(), slide.mpp
     slide = slide.whole_path()
@@ -72,18 +73,19 @@ def predict_slide(
     check_slide(slide)
     tiles = predict.tiles_of(slide.shapes[0], model, mpp, tile_px=tile_px, margin_px=margin_px)
     how = _How(threshold, average_views, device)
-    kept = out / "tiles" / _identity(checkpoint, slide, tiles, how)
-    kept.mkdir(parents=True, exist_ok=True)
-    levels, stained = _survey(slide, tiles, kept / "survey.npz", scheduler)
-    tissue = [k for k in range(len(tiles)) if stained[k] * mpp**2 >= STAINED_UM2]
-    jobs = ((k, tiles[k]) for k in progress(tissue) if not _file(kept, k).is_file())
-    look = partial(_look, checkpoint, slide, how, stain_tables(levels), kept)
-    for _ in on_scheduler(look, jobs, scheduler=scheduler):
-        pass
-    found = _merge(out, kept, slide, [(k, tiles[k]) for k in tissue], model)
-    shutil.rmtree(kept)
-    if not any(kept.parent.iterdir()):
-        kept.parent.rmdir()
+    with only_one(out):
+        kept = out / "tiles" / _identity(checkpoint, slide, tiles, how)
+        kept.mkdir(parents=True, exist_ok=True)
+        levels, stained = _survey(slide, tiles, kept / "survey.npz", scheduler)
+        tissue = [k for k in range(len(tiles)) if stained[k] * mpp**2 >= STAINED_UM2]
+        jobs = ((k, tiles[k]) for k in progress(tissue) if not _file(kept, k).is_file())
+        look = partial(_look, checkpoint, slide, how, stain_tables(levels), kept)
+        for _ in on_scheduler(look, jobs, scheduler=scheduler):
+            pass
+        found = _merge(out, kept, slide, [(k, tiles[k]) for k in tissue], model)
+        shutil.rmtree(kept)
+        if not any(kept.parent.iterdir()):
+            kept.parent.rmdir()
     return found
 
 
@@ -147,12 +149,13 @@ def _model(checkpoint: Path, _changed: int, device: str) -> predict.NucleiNet:
 
 
 def _merge(out: Path, kept: Path, slide: Slide, tiles: Sequence[tuple[int, Tile]], model) -> SlideNuclei:
-    """Paint the tiles in their order, as `predict_image` does, and measure what was painted."""
+    """Paint the tiles in their order, as `predict_image` does, and measure what was painted; both files are written
+    before either takes its place."""
     import zarr
 
     target = SlideNuclei(out / "labels.zarr", out / "nuclei.parquet")
     measures, features, n = [np.zeros((0, 3))], [np.zeros((0, 0), np.float32)], 0
-    with atomic_folder(target.labels) as aside:
+    with atomic_path(target.nuclei) as table, atomic_folder(target.labels) as aside:
         labels = zarr.create_array(
             store=aside, shape=slide.shapes[0], chunks=(CHUNK_PX, CHUNK_PX), dtype="int32", fill_value=0, overwrite=True
         )
@@ -166,7 +169,7 @@ def _merge(out: Path, kept: Path, slide: Slide, tiles: Sequence[tuple[int, Tile]
             measures.append(_measure(np.where(window > n, window - n, 0), int(came.sum()), tile))
             features.append(pooled[came])
             n += int(came.sum())
-    _write_table(target.nuclei, np.concatenate(measures), features[1:], slide.mpp, model)
+        _write_table(table, np.concatenate(measures), features[1:], slide.mpp, model)
     return target
 
 
@@ -192,5 +195,4 @@ def _write_table(path: Path, measures: np.ndarray, features: list[np.ndarray], m
         columns["confidence"] = probabilities.max(1)
     elif model.classes:
         columns |= {"type": np.array([], dtype=object), "confidence": np.zeros(0, np.float32)}
-    with atomic_path(path) as aside:
-        pd.DataFrame(columns).to_parquet(aside, index=False)
+    pd.DataFrame(columns).to_parquet(path, index=False)
