@@ -88,6 +88,7 @@ WRITERS = {
     "stpath_core/io/download.py _write_state": "writes aside and replaces by itself, beside a .part that is locked",
     "stpath_core/io/download.py fetch": "a .part grows until it is whole, and is then moved into place",
     "stpath_core/io/files.py only_one": "the number of the process, in the file that is locked",
+    "stpath_core/large/slide.py _write_table": "on a path that is aside",
     "stpath_core/io/unpack.py _write": "into the new folder of an archive, moved into place as a whole",
     "stpath_core/large/labels.py _sort_part": "into a folder for the time of the call, which may be removed meanwhile",
     "stpath_core/mistakes.py _edit": "in a copy that is moved into place as a whole",
