@@ -247,6 +247,9 @@ if virtual:
 # the guided one .33 (.42). With smoothed answers .41, .42, .39, .36. The encoders mix far more than PCA, but their
 # iLISI stays low (.03 and .06; `section_z` .55): not telling the encoder the patient was not enough to lose it.
 #
+# The oracle has .84 (mixing .76). The probe and the annotator are not what keeps all others below .45: chemistry, depth
+# and chance took the rest, and no encoder here gives it back.
+#
 # We had asked that the unguided encoder lose no more than .01 of F1 against PCA. On the three tissues that decide
 # (seeds 0, 1, 2; none of them among those it was chosen on) it gains .033 and .055, and loses .041: .016 ahead on
 # average. One tissue says little. What a few spots of a rare class differ by is small, and the first to be given up

@@ -69,7 +69,7 @@ ARMS: Mapping[str, Arm | Control] = MappingProxyType({
     "beyond": Arm("scanvi", "inter_modal", balanced=True, picture=COMMON_STAIN),
     "random_common_stain": Control(picture=COMMON_STAIN),
 })  # fmt: skip
-# tried and not better: partners across patients, the nearest in section-standardised space
+# the same with partners across patients, the nearest in section-standardised space: as good, no better
 MINED = Arm("scanvi", "inter_modal", mined="section_z", balanced=True, picture=COMMON_STAIN)
 AGNOSTIC = ("scvi", "scanvi_inter")  # the paper's; the best of them is compared with the better of RIVALS
 RIVALS = ("raw_clip", "bleep")
