@@ -78,7 +78,7 @@ class _NBProfileSum(torch.autograd.Function):
         theta, top = log_theta.exp(), logits.amax(1, keepdim=True)
         ratio = (logits - top).exp_()
         total = ratio.sum(1, keepdim=True)
-        ratio.mul_(library / total).div_(theta)  # e^r = mean / theta
+        ratio.mul_(library / total).mul_(1 / theta)  # e^r = mean / theta
         soft = ratio.log1p()  # log(1 + e^r)
         ctx.save_for_backward(counts, ratio, soft, library, theta)
         shift = (library.log() - total.log() - top).squeeze(1)  # (B,), log mean = logits + shift
@@ -88,11 +88,10 @@ class _NBProfileSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None, Tensor]:
         counts, ratio, soft, library, theta = ctx.saved_tensors
-        of_mean = (counts + theta).mul_(ratio).div_(ratio + 1).neg_().add_(counts)  # x - (x + theta) s
+        profile = ratio * theta  # the mean
+        of_mean = (counts - profile).div_(ratio + 1)  # x - (x + theta) s, where s = ratio / (ratio + 1)
         of_theta = -(gradient @ of_mean) - theta * (gradient @ soft)
-        profile = (ratio * theta).mul_(
-            of_mean.sum(1, keepdim=True) / library
-        )  # softmax, times what is to be shared out
+        profile.mul_(of_mean.sum(1, keepdim=True) / library)  # softmax, times what is to be shared out
         return None, of_mean.sub_(profile).mul_(gradient[:, None]), None, of_theta
 
 
