@@ -8,7 +8,7 @@
 # reads: []
 # tables: [bench_gene_encoder]
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
-# time: 87 s (cpu profile, 2 cores)
+# time: 83 s (cpu profile, 2 cores)
 # memory: 1.2 GB
 # ---
 

@@ -8,7 +8,7 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad and embeddings.h5 of notebook 30]
 # writes: [pairs.npz (patches and features of every spot with a picture), patch_encoder.safetensors, history.csv]
-# time: 55 s (cpu profile, 2 cores)
+# time: 50 s (cpu profile, 2 cores)
 # memory: 1.1 GB
 # ---
 

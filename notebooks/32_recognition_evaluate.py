@@ -9,7 +9,7 @@
 # reads: [spots.h5ad and embeddings.h5 of notebook 30, pairs.npz of notebook 31]
 # tables: [part3_grid, part3_strength]
 # writes: [embeddings.npz (arm, held-out patient -> place of every spot), predictions.csv, scores.csv]
-# time: 97 s (cpu profile, 2 cores)
+# time: 84 s (cpu profile, 2 cores)
 # memory: 1.3 GB
 # ---
 
