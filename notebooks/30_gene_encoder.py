@@ -326,7 +326,7 @@ report(
 )
 
 # %% [markdown]
-# It gains nothing here: F1 .36 (.41 without the test patient), smoothed .39 (.39), iLISI .02.
+# It gains nothing here: F1 .37 (.41 without the test patient), smoothed .39 (.39), iLISI .02.
 #
 # ## What does it cost?
 # The same model as scvi-tools trains, on the same spots and threads, one after the other in one process

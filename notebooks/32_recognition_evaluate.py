@@ -202,7 +202,7 @@ expect(f"{key}.shuffled_over_random", over_random, low=-0.6, high=0.02, why=why)
 #
 # *Our idea*: take the patient out of both sides. The pictures are brought to a common stain, the expression side is
 # the guided encoder, batches are balanced over patients. It was chosen on other tissues, and on this one it leads the
-# paper's arms by .06 [-.00, .14] by patient and the untrained network by as much (.66 pooled). But look at the last
+# paper's arms by .07 [.00, .14] by patient and the untrained network by .05 (.66 pooled). But look at the last
 # row: *the common stain alone*, with nothing trained, has .67 (.81 by patient). What our idea gained, the stain
 # gained. A no for the training, and a reminder of what a baseline is for.
 #

@@ -180,8 +180,8 @@ display(pd.DataFrame({arm: pd.Series(of[known]).groupby(patient[known]).sum() fo
 
 # %% [markdown]
 # The table counts the spots that are named wrong. On p0 the guided arm errs in 19 where raw CLIP errs in 71: look in
-# the maps what those are taken for. On p1 it errs a little more (29, raw CLIP 23), on p2 they are level (25 and 28).
-# Over all patients: raw CLIP 210, the untrained network of the first row 186, the guided arm 162.
+# the maps what those are taken for. On p1 it errs a little more (30, raw CLIP 23), on p2 they are level (25 and 28).
+# Over all patients: raw CLIP 210, the untrained network of the first row 186, the guided arm 163.
 #
 # ## Who is taken for whom?
 
@@ -199,8 +199,8 @@ named_right = pd.DataFrame({arm: pd.Series(of).groupby(label[known]).sum() for a
 display(named_right.assign(spots=pd.Series(label[known]).value_counts()))
 
 # %% [markdown]
-# Connective tissue gains (.79 to .83 of its spots) and so does cancer (.85 to .91); immune infiltrate (.81, .82) and
-# fat (.69) stay. The two rare classes are hardly found by either: of 20 glands 2 and 1, of 23 spots of cancer in situ
+# Connective tissue gains (.79 to .83 of its spots) and so does cancer (.85 to .91); immune infiltrate (.81) and fat
+# (.69) stay. The two rare classes are hardly found by either: of 20 glands 2 and 1, of 23 spots of cancer in situ
 # 5 and 4 (the untrained network, first column of the table, names 5 and 8). **So the guided arm's macro-F1 is only a
 # little higher** (notebook 32: .58 against .56, pooled), and lower than that of the untrained network (.60): two rare
 # classes of some twenty spots weigh a third.
