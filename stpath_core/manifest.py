@@ -32,7 +32,7 @@ def without_nan(value: Any) -> Any:
     """The same with None for numbers that are none: undefined is null, and JSON has no NaN."""
     if isinstance(value, Mapping):
         return {name: without_nan(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [without_nan(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
