@@ -1,7 +1,8 @@
 """One piece of work done by stpath and by its peers, in turn, in one process: results compared first, then the time.
 
-A `ratio` is the peer's time over ours, of medians over rounds in which each took its turn once, so what else the
-machine does hits all alike. Machine, versions and revision are written beside the rows.
+A `ratio` is the peer's time over ours, of medians over rounds in which each took its turn once, in an order drawn anew:
+what else the machine does, and the memory that one leaves to the next, hit all alike. Machine, versions and revision
+are written beside the rows.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ def race(
         once[peer] = seconds
         if seconds <= LONG:
             runs[peer] = work
-    times = {name: [] for name in runs}
+    times, order = {name: [] for name in runs}, np.random.default_rng(0)
     begun = time.perf_counter()
     while len(times["ours"]) < rounds and (len(times["ours"]) < 2 or time.perf_counter() - begun < budget):
-        for name, work in runs.items():
-            times[name].append(_timed(work)[1])
+        for name in order.permutation(list(runs)):  # who comes after whom, and finds its memory, changes
+            times[name].append(_timed(runs[name])[1])
     took = once | {name: float(np.median(seconds)) for name, seconds in times.items()}
     for row in rows:
         if "equal" in row:

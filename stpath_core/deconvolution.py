@@ -118,7 +118,7 @@ def bootstrap_shares(
 
 def type_correlations(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """Pearson per type over rows, (C,); a type that does not vary on either side scores 0."""
-    from stpath_core.expression import pearson
+    from stpath_core.correlation import pearson
 
     return np.nan_to_num(pearson(true, pred))
 

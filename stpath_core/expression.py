@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpath_core.correlation import average_ranks, pearson, rounding_removed, spearman, varies
 from stpath_core.errors import InputError
 from stpath_core.evaluate import Difference, Interval, bootstrap, paired_difference, resample_weights
 from stpath_core.leakage import NAMELESS
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MEASURES = ("pcc", "scc")  # Pearson, and Spearman with average ranks
 PANEL = 250  # genes
-_AT_ONCE = 2**15  # numbers of a block: three blocks lie in a processor's cache
 
 
 def target(counts: csr_matrix | np.ndarray, columns: Sequence[int] | None = None) -> np.ndarray:
@@ -101,86 +101,6 @@ def audit_patients(train: Sequence[str], test: Sequence[str]) -> pd.DataFrame:
         raise InputError(message)
     rows = {name: (len(np.unique(side)), len(side)) for name, side in sides.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["patients", "rows"])
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks down each column, ties share their mean: (n, G) -> (n, G) float32. Counts are mostly ties."""
-    values = np.asarray(values)
-    if values.dtype != np.float32 or values.ndim != 2 or not len(values) or np.isnan(values).any():
-        from scipy.stats import rankdata
-
-        return rankdata(values, axis=0).astype(np.float32)
-    out = np.empty(values.shape, np.float32)
-    for gene in range(values.shape[1]):
-        out[:, gene] = _ranks(values[:, gene])
-    return out
-
-
-def _ranks(column: np.ndarray) -> np.ndarray:
-    """Average ranks of (n,) float32. Value and place are sorted as one integer: several times as fast as an argsort."""
-    bits = (column + np.float32(0)).view(np.int32).astype(np.int64)  # + 0: one zero, not two
-    bits = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # in the order of the numbers
-    key = np.sort((bits << 32) + np.arange(len(column)))
-    value = key >> 32
-    first = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])  # of each run of ties
-    times = np.diff(first, append=len(key))
-    out = np.empty(len(column), np.float32)
-    out[key & 0xFFFFFFFF] = np.repeat(first + (times + 1) / 2, times)
-    return out
-
-
-def varies(values: np.ndarray) -> np.ndarray:
-    """(G,) whether a column takes more than one value, rounding of float32 set aside."""
-    values = np.asarray(values)
-    high, low = values.max(0), values.min(0)  # two passes, where ptp and abs make four
-    return high - low > 1e-5 * np.maximum(np.abs(high), np.abs(low))
-
-
-def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """Per column: (n, G), (n, G) -> (G,) float64; nan where a column of either does not vary.
-
-    Centred first, in float32, a block of rows at a time: as exact as a loop over genes in float64, to six digits.
-
-    Examples
-    --------
-    >>> pearson(np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]]), np.array([[1.0, 0.0], [3.0, 1.0], [5.0, 2.0]]))
-    array([ 1., nan])
-    """
-    x, y = (np.asarray(v, np.float32) for v in (true, pred))
-    if x.shape != y.shape or x.ndim != 2:
-        message = f"measured is {x.shape}, predicted {y.shape}; both must be (n, genes) of the same rows and genes"
-        raise InputError(message)
-    n, genes = x.shape
-    if n < 2 or genes == 0:
-        return np.full(genes, np.nan)
-    rows = max(1, _AT_ONCE // genes)
-    ones, room = np.ones(rows, np.float32), np.empty((3, min(rows, n), genes), np.float32)
-    starts = range(0, n, rows)  # a product with ones adds faster than sum; over the blocks float64 adds
-    middle = [sum((ones[: n - s] @ v[s : s + rows]).astype(float) for s in starts) / n for v in (x, y)]
-    middle = [mean.astype(np.float32) for mean in middle]
-    sums = np.zeros((3, genes))  # of xy, xx, yy
-    for start in starts:
-        a, b, ab = room[:, : min(rows, n - start)]
-        np.subtract(x[start : start + rows], middle[0], out=a)
-        np.subtract(y[start : start + rows], middle[1], out=b)
-        for k, (left, right, out) in enumerate(((a, b, ab), (a, a, a), (b, b, b))):
-            sums[k] += ones[: len(a)] @ np.multiply(left, right, out=out)
-    known = np.ones(genes, bool)
-    for v, mean, squares in zip((x, y), middle, sums[1:], strict=True):
-        doubtful = ~(squares > n * (1e-4 * mean.astype(float)) ** 2)  # so near to constant that a closer look decides
-        known[doubtful] &= varies(v[:, doubtful])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, sums[0] / np.sqrt(sums[1] * sums[2]), np.nan).clip(-1, 1)
-
-
-def spearman(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """Pearson of average ranks per column, (G,); nan where a column does not vary."""
-    return pearson(average_ranks(true), average_ranks(_rounded(pred)))
-
-
-def _rounded(pred: np.ndarray) -> np.ndarray:
-    """Columns that vary by rounding alone made constant: ranks would blow rounding up."""
-    return np.where(varies(pred), pred, 0)
 
 
 def gene_scores(true: np.ndarray, pred: np.ndarray) -> dict[str, np.ndarray]:
@@ -321,7 +241,7 @@ def _drawn(x: np.ndarray, y: np.ndarray, scores: np.ndarray, weights: np.ndarray
     inside = np.isfinite(scores)
     if not inside.any():
         return np.full(len(weights), np.nan)
-    x, y = x[:, inside], _rounded(y[:, inside])
+    x, y = x[:, inside], rounding_removed(y[:, inside])
     x, y = (average_ranks(v) if ranked else v for v in (x, y))
     x, y = (np.asarray(v - v.mean(0), np.float64) for v in (x, y))
     w = weights / weights.sum(1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,8 +157,7 @@ def encode(
     given, where = counts if inputs is None else inputs, next(model.parameters()).device
     out = []
     with torch.inference_mode():
-        for start in range(0, given.shape[0], EVAL_ROWS):
-            rows = _dense(given[start : start + EVAL_ROWS])
+        for rows in dense_blocks(given):
             x = torch.from_numpy(log_normalise(rows) if inputs is None else rows)
             out.append(model.encode(x.to(where)).cpu().numpy())
     return np.concatenate(out)
@@ -182,6 +182,20 @@ def _check_labels(labels: np.ndarray, n: int) -> np.ndarray:
         )
         raise InputError(msg + "at least 2 classes and -1 for unknown; without labels pass None")
     return labels
+
+
+def dense_blocks(values: sp.spmatrix | np.ndarray, rows: int = EVAL_ROWS) -> Iterator[np.ndarray]:
+    """Matrix (n, G) as dense float32 blocks of `rows` rows, in order. Sparse ones are written into one space, again and
+    again: a block is good until the next is asked for."""
+    if not (sp.issparse(values) and values.format == "csr"):
+        yield from (_dense(values[start : start + rows]) for start in range(0, values.shape[0], rows))
+        return
+    space = np.empty((min(rows, values.shape[0]), values.shape[1]), np.float32)
+    for start in range(0, values.shape[0], rows):
+        ends = values.indptr[start : start + rows + 1]
+        filled, n = slice(ends[0], ends[-1]), len(ends) - 1
+        part = (values.data[filled].astype(np.float32, copy=False), values.indices[filled], ends - ends[0])
+        yield sp.csr_matrix(part, shape=(n, values.shape[1])).toarray(out=space[:n])
 
 
 def _dense(counts: sp.spmatrix | np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ import numpy as np
 
 from stpath_core.errors import InputError
 
-_DENSE_CELLS = 20_000_000  # ids up to this are counted as they stand; larger ones get new numbers
-_DENSE_PER_PIXEL = 1  # cells of a dense table for each pixel, above which sorting is quicker than looking through it
+_TABLE = 20_000_000  # ids up to this are counted as they stand; larger ones get new numbers
 _MATCH_BATCH = 500  # true nuclei solved together
 
 
@@ -49,21 +48,16 @@ def overlap_table(true: np.ndarray, pred: np.ndarray) -> OverlapTable:
     """
     true, pred = _instance_map(true, "true"), _instance_map(pred, "pred")
     if true.shape != pred.shape:
-        message = (
-            f"true has shape {true.shape} and pred {pred.shape}; both must lie on one pixel grid: resample one of them"
-        )
+        message = f"true has shape {true.shape} and pred {pred.shape}; both must lie on one pixel grid: resample one"
         raise InputError(message)
-    (true_ids, true), (pred_ids, pred) = _numbered(true.ravel()), _numbered(pred.ravel())
-    n_rows, n_cols = len(true_ids), len(pred_ids)
-    key, counts = _counted(true, pred, n_rows, n_cols)
-    row, col = np.divmod(key, n_cols)
-    true_area = np.bincount(row, weights=counts, minlength=n_rows).astype(np.int64)
-    pred_area = np.bincount(col, weights=counts, minlength=n_cols).astype(np.int64)
-    nuclei = (row > 0) & (col > 0)
-    row, col, intersection = row[nuclei], col[nuclei], counts[nuclei]
-    union = true_area[row] + pred_area[col] - intersection
+    start = _run_starts(true, pred)
+    length = np.diff(start, append=true.size)
+    (true_ids, row), (pred_ids, col) = (_numbered(ids.ravel()[start]) for ids in (true, pred))
+    true_area = np.bincount(row, weights=length, minlength=len(true_ids)).astype(np.int64)  # sums below 2 ** 53: exact
+    pred_area = np.bincount(col, weights=length, minlength=len(pred_ids)).astype(np.int64)
     true_area[0] = pred_area[0] = 0  # background is nobody's nucleus
     is_true, is_pred = np.flatnonzero(true_area), np.flatnonzero(pred_area)
+    row, col, intersection = _summed(row, col, length, n_cols=len(pred_ids))
     return OverlapTable(
         true_ids=true_ids[is_true],
         pred_ids=pred_ids[is_pred],
@@ -72,36 +66,39 @@ def overlap_table(true: np.ndarray, pred: np.ndarray) -> OverlapTable:
         row=np.searchsorted(is_true, row),
         col=np.searchsorted(is_pred, col),
         intersection=intersection,
-        union=union,
+        union=true_area[row] + pred_area[col] - intersection,
     )
 
 
-def _counted(true: np.ndarray, pred: np.ndarray, n_rows: int, n_cols: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs share a pixel, as row * n_cols + col, ascending, and how many. Runs are counted, not pixels."""
-    if not true.size:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    key = true.astype(np.int32 if n_rows * n_cols <= np.iinfo(np.int32).max else np.int64)  # half the bytes to move
-    key *= n_cols
-    np.add(key, pred, out=key, casting="unsafe")
-    start = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    length, key = np.diff(start, append=key.size), key[start]
-    if n_rows * n_cols <= _DENSE_PER_PIXEL * true.size:
-        counts = np.bincount(key, weights=length)  # whole numbers far below 2 ** 53: exact
-        key = np.flatnonzero(counts > 0)  # of booleans: 6 times as fast
-        return key, counts[key].astype(np.int64)
-    order = np.argsort(key, kind="stable")
+def _run_starts(*maps: np.ndarray) -> np.ndarray:
+    """Where runs of pixels begin, in the flat maps (of one shape): within a run, which stays in its row, no map
+    changes. There are ten times fewer runs than pixels, so runs are what is counted."""
+    begins = np.zeros(maps[0].size, bool)
+    for ids in map(np.ravel, maps):
+        begins[1:] |= ids[1:] != ids[:-1]
+    begins[:: maps[0].shape[-1] or 1] = True
+    return np.flatnonzero(begins)
+
+
+def _summed(
+    row: np.ndarray, col: np.ndarray, length: np.ndarray, *, n_cols: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of each pair of nuclei, from the runs of both: row, col and sum, sorted by row and then by col."""
+    nuclei = np.flatnonzero((row > 0) & (col > 0))
+    key, length = row[nuclei] * n_cols + col[nuclei], length[nuclei]
+    order = np.argsort(key)
     key, length = key[order], length[order]
-    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-    return key[first].astype(np.int64), np.add.reduceat(length, first)
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    row, col = np.divmod(key[first], n_cols)
+    return row, col, np.add.reduceat(length, first) if len(first) else length
 
 
 def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the ids 0 .. n and the map with positions in them; nothing moves unless some id is beyond any
-    table."""
+    """Names of the ids 0 .. n and each id's position in them; nothing moves unless some id is beyond any table."""
     largest = int(ids.max(initial=0))
-    if largest < _DENSE_CELLS:
-        return np.arange(largest + 1), ids
-    names, positions = np.unique(np.append(ids, 0), return_inverse=True)
+    if largest < _TABLE:
+        return np.arange(largest + 1), ids.astype(np.int64)
+    names, positions = np.unique(np.append(ids, ids.dtype.type(0)), return_inverse=True)
     return names, positions[:-1]
 
 
@@ -231,12 +228,14 @@ def centroids_um(instances: np.ndarray, *, mpp: float) -> np.ndarray:
 
     Pixel (row i, column j) has its centre at x = (j + .5) * mpp, y = (i + .5) * mpp.
     """
-    row, col = np.nonzero(_instance_map(instances, "instances"))
-    ids = instances[row, col]
-    area = np.bincount(ids)[1:]
+    start = _run_starts(_instance_map(instances, "instances"))
+    length, ids = np.diff(start, append=instances.size), instances.ravel()[start].astype(np.int64)
+    start, length, ids = (v[ids > 0] for v in (start, length, ids))
+    row, col = np.divmod(start, instances.shape[1])
+    area = np.bincount(ids, weights=length)[1:]
+    sums = (np.bincount(ids, weights=length * middle)[1:] for middle in (col + length / 2, row + 0.5))
     with np.errstate(invalid="ignore"):
-        xy_px = np.stack([np.bincount(ids, weights=axis + 0.5)[1:] / area for axis in (col, row)], axis=1)  # (n, 2)
-    return xy_px * mpp
+        return np.stack([s / area for s in sums], axis=1) * mpp
 
 
 def match_centroids(true_xy_um: np.ndarray, pred_xy_um: np.ndarray, *, radius_um: float = 6.0) -> np.ndarray:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stpath_core.correlation import average_ranks, pearson
 from stpath_core.errors import InputError
-from stpath_core.expression import average_ranks, pearson, target
+from stpath_core.expression import target
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 import stage_files
 from conftest import ROOT
-from stpath_core import expression
+from stpath_core import correlation
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -62,16 +62,29 @@ def test_ranks_of_float32_are_scipys_to_the_last_digit():
     pred[:5, 0], pred[5:9, 0] = -0.0, 0.0
     pred[0, 1], pred[1, 1] = np.inf, -np.inf
     for values in (true, pred, -true, true.astype(float)):
-        assert np.array_equal(expression.average_ranks(values), rankdata(values, axis=0).astype(np.float32))
+        assert np.array_equal(correlation.average_ranks(values), rankdata(values, axis=0).astype(np.float32))
 
 
 def test_pearson_in_blocks_is_pearson():
     true, pred = speed_genes.pair(50, 3000)
     true[:, 7] = 1.0
     wanted = [np.corrcoef(true[:, g].astype(float), pred[:, g].astype(float))[0, 1] for g in range(3000) if g != 7]
-    found = expression.pearson(true, pred)
+    found = correlation.pearson(true, pred)
     assert np.isnan(found[7])
     np.testing.assert_allclose(np.delete(found, 7), wanted, atol=1e-5)
+
+
+def test_pearson_is_exact_whatever_the_rows_that_it_looks_at_first():
+    """The rows of its first look lie 500 SD apart from all others, or one row lies 100,000 apart."""
+    rng = np.random.default_rng(0)
+    for n in (2, 65, 1000, 20_000):
+        true = rng.normal(size=(n, 5)) + 100
+        pred = true + rng.normal(size=(n, 5))
+        true[:: max(1, n // 64), 0] -= 500
+        pred[:: max(1, n // 64), 1] -= 500
+        true[0, 2] -= 1e5
+        wanted = [np.corrcoef(true[:, g], pred[:, g])[0, 1] for g in range(5)]
+        np.testing.assert_allclose(correlation.pearson(true, pred), wanted, atol=2e-6)
 
 
 def test_the_tables_are_those_of_the_committed_results():

@@ -11,8 +11,8 @@ import torch
 from anndata import AnnData
 
 from stpath_core import findings, latest, manifest, spot_methods, spot_nuclei, together, together_tables
+from stpath_core.correlation import pearson
 from stpath_core.errors import InputError
-from stpath_core.expression import pearson
 from stpath_core.expression_folds import Fold
 from stpath_core.spots import SpotTable, cut_patches
 from stpath_core.tissue import spot_cohort

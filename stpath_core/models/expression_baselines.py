@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stpath_core.expression import pearson
+from stpath_core.correlation import pearson
 
 if TYPE_CHECKING:
     from threadpoolctl import threadpool_limits

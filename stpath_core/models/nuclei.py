@@ -167,7 +167,9 @@ def pool_nuclei(features: tuple[Tensor, Tensor, Tensor], instances: Tensor) -> t
     b, r, c = instances.nonzero(as_tuple=True)
     ids = instances[b, r, c].long()
     top = int(ids.max()) + 1 if len(ids) else 1
-    keys, index = torch.unique(b * top + ids, return_inverse=True)  # (n,), (pixels,)
+    runs, run = torch.unique_consecutive(b * top + ids, return_inverse=True)  # ten times fewer than pixels
+    keys, key = torch.unique(runs, return_inverse=True)  # (n,), (runs,)
+    index = key[run]  # (pixels,)
     image = keys // top
     size = torch.bincount(index, minlength=len(keys)).clamp(min=1)[:, None].float()
 
@@ -176,12 +178,12 @@ def pool_nuclei(features: tuple[Tensor, Tensor, Tensor], instances: Tensor) -> t
 
     pixels = torch.cat([fine[b, :, r, c], colour[b, :, r, c]], 1).float()  # (pixels, F + 3)
     middle = mean(pixels)
-    spread = (mean((pixels - middle[index]).square()) + 1e-6).sqrt()
+    spread = (mean((pixels - middle.index_select(0, index)).square()) + 1e-6).sqrt()
     place = torch.stack([r, c], 1).float() + 0.5
     centroid = mean(place)  # (n, 2) row, column
     scale = centroid.new_tensor([context.shape[-2] / fine.shape[-2], context.shape[-1] / fine.shape[-1]])
     around = _bilinear(context, image, centroid * scale - 0.5)
-    pooled = torch.cat([middle, spread, _shape(place - centroid[index], size, mean), around], 1)
+    pooled = torch.cat([middle, spread, _shape(place - centroid.index_select(0, index), size, mean), around], 1)
     return pooled, torch.stack([image, keys % top], 1)
 
 
