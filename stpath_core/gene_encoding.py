@@ -74,6 +74,7 @@ def fit_gene_encoder(
     layers: int = 1,
     dropout: float = 0.3,
     input_dropout: float = 0.0,
+    gene_dropout: float = 0.0,
     decoder: type[NBDecoder] = NBDecoder,
     steps: int = 600,
     batch_size: int = 512,
@@ -92,6 +93,7 @@ def fit_gene_encoder(
     decoder is to take up, usually the patient. labels : (n,) class index, -1 unknown; None for the unguided encoder.
     inputs : (n, D) what the encoder is to read of each spot; None: log1p of its counts per 10,000.
     input_dropout : share of the inputs that it misses at each step; the decoder still has to explain all counts.
+    gene_dropout : the same, but all spots of a step miss the same genes, which costs next to no time.
     steps, batch_size : of spots; as many batches as that are drawn, each epoch in a new order.
     warmup : share of the steps over which the weight of the KL term grows from 0 to `kl_weight`.
     classifier_weight : of the guided encoder's cross-entropy beside the evidence bound.
@@ -112,6 +114,7 @@ def fit_gene_encoder(
         "layers": layers,
         "dropout": dropout,
         "input_dropout": input_dropout,
+        "gene_dropout": gene_dropout,
         "decoder": decoder,
     }
     torch.manual_seed(seed)

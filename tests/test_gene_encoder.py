@@ -182,6 +182,21 @@ def test_dropped_inputs_are_missed_while_training_alone_and_by_both_paths():
     assert ((taught - straight).std(0) > 0.01).all()  # the layers miss them, too
 
 
+def test_genes_dropped_are_missed_by_all_spots_of_a_step_while_training_alone():
+    torch.manual_seed(0)
+    model = GeneVAE(50, 2, latent=3, hidden=8, dropout=0.0, gene_dropout=0.4)
+    x = torch.randn(1, 50).expand(6, 50)
+    with torch.no_grad():
+        taught = [model.train().encoder(x)[0] for _ in range(400)]
+        asked = model.eval().encoder(x)[0]
+        straight = model.encoder.straight.weight * x[0] / 0.6  # (L, G) what each gene adds where it is not missed
+    for said in taught:
+        torch.testing.assert_close(said, said[:1].expand_as(said))  # no spot sees what another misses
+    steps = torch.stack(taught)[:, 0]
+    assert (steps.std(0) > 0.5 * (0.24 * straight.square().sum(1)).sqrt()).all()  # each step misses others
+    assert torch.equal(asked, model.encoder(x)[0])
+
+
 def test_training_repeats_bit_for_bit_and_depends_on_the_seed():
     counts, who, _ = planted()
     a, b, c = (encode(fit_gene_encoder(counts, who, steps=5, hidden=16, seed=s)[0], counts) for s in (1, 1, 2))

@@ -19,7 +19,7 @@ from conftest import ROOT
 from stpath_core import cli, comparison, ranks, sweep
 from stpath_core.errors import InputError
 from stpath_core.fit import fit
-from stpath_core.io.files import only_one
+from stpath_core.io.files import atomic_path, only_one
 from test_fit import batch_at, new_model, step_loss
 
 KILLS = int(os.environ.get("STPATH_KILLS", "20"))
@@ -37,6 +37,18 @@ for i in itertools.count():  # piece by piece: safetensors from 0.8 on writes as
             file.write(bytes([i % 256]) * 25_000)
             file.flush()
     print(i, flush=True)
+"""
+)
+STAYS = (
+    HEAD
+    + """
+import time
+from stpath_core.io.files import atomic_path
+
+with atomic_path(sys.argv[1]) as aside:
+    aside.write_text("half")
+    print(aside.parent, flush=True)
+    time.sleep(600)
 """
 )
 TRAINS = (
@@ -149,6 +161,30 @@ def test_sigkill_during_saves_leaves_the_old_or_the_new_file(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
+
+
+def test_what_killed_processes_left_aside_is_removed_and_nothing_else(tmp_path):
+    processes = [child(STAYS, tmp_path / f"{i}.txt") for i in range(3)]
+    gone, fresh, alive = (Path(process.stdout.readline().strip()) for process in processes)
+    for process in processes[:2]:
+        process.kill()
+        process.wait()
+    only_copy = tmp_path / ".writing-x" / "y" / "old"  # a folder whose process was killed between its two renames
+    only_copy.mkdir(parents=True)
+    for folder in (gone, alive, only_copy.parents[1]):
+        os.utime(folder, (0, 0))  # long ago
+    try:
+        with atomic_path(tmp_path / "new.txt") as aside:
+            aside.write_text("whole")
+        assert not gone.exists()
+        assert fresh.exists()  # it may have begun just now
+        assert (alive / "2.txt").read_text() == "half"
+        assert only_copy.exists()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 @pytest.fixture(scope="module")

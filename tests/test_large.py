@@ -19,7 +19,9 @@ from scipy.sparse import load_npz
 from conftest import ROOT
 from stpath_core import io, keys, labels, large, parallel, predict, spots, stain
 from stpath_core.errors import InputError
+from stpath_core.fit import one_torch_thread
 from stpath_core.large import slide as slide_room
+from stpath_core.models.nuclei import NucleiNet
 from stpath_core.tissue.histology import instance_mask
 from test_predict import CLASSES, SLIM, Darkness
 from virtual_bundle import bundle_copy, opened
@@ -95,15 +97,6 @@ def test_molecules_at_the_edges_of_slide_and_tiles_are_counted_once(section, tmp
 def test_a_scheduler_counts_the_same(section, tmp_path, dask):
     got = large.count_transcripts(section, grow_um=3.0, tile_px=150, scratch=tmp_path, scheduler=dask)
     assert_same_table(got, labels.count_transcripts(opened(), grow_um=3.0))
-
-
-def test_jobs_of_a_queue_count_the_same(section, tmp_path):
-    """dask-jobqueue's own stand-in for a batch system: its job script runs here, as sbatch would run it there."""
-    pytest.importorskip("dask_jobqueue")
-    words = [sys.executable, ROOT / "tests" / "queue_child.py", section.transcripts.parent, tmp_path / "counts.npz"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (load_npz(tmp_path / "counts.npz") != labels.count_transcripts(opened(), grow_um=0).X).nnz == 0
 
 
 # Inference
@@ -259,6 +252,32 @@ def test_a_scheduler_finds_the_same_nuclei(network, picture, tmp_path, dask):
     image, slide = picture
     found = large.predict_slide(checkpoint, slide, tmp_path / "out", **TILES, scheduler=dask)
     assert_same_nuclei(found, predict.predict_image(net, image, slide.mpp, **TILES), slide.mpp)
+
+
+def test_jobs_of_a_queue_give_the_same(section, picture, tmp_path):
+    """dask-jobqueue's own stand-in for a batch system: its job script runs here, as sbatch would run it there."""
+    pytest.importorskip("dask_jobqueue")
+    torch.manual_seed(0)
+    net = NucleiNet(encoder_args=SLIM, width=8, stride=1, classes=CLASSES).eval()  # untrained: workers read the file
+    checkpoint, out, corner = (
+        predict.save(tmp_path / "net.safetensors", net),
+        tmp_path / "out.npz",
+        tmp_path / "s.ome.tif",
+    )
+    image, slide = picture
+    metadata = {"axes": "YXS", "PhysicalSizeX": slide.mpp, "PhysicalSizeXUnit": "µm"}
+    tifffile.imwrite(corner, image[:160, :160], photometric="rgb", ome=True, tile=(128, 128), metadata=metadata)
+    slide = io.open_slide(corner)
+    words = [sys.executable, ROOT / "tests" / "queue_child.py", section.transcripts.parent, out]
+    words += [checkpoint, corner, tmp_path / "found"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (load_npz(out) != labels.count_transcripts(opened(), grow_um=0).X).nnz == 0
+    with one_torch_thread():
+        wanted = predict.predict_image(net, image[:160, :160], slide.mpp, **TILES)
+    assert len(wanted.area_px) > 0
+    found = large.SlideNuclei(tmp_path / "found" / "labels.zarr", tmp_path / "found" / "nuclei.parquet")
+    assert_same_nuclei(found, wanted, slide.mpp)
 
 
 def test_a_slide_of_glass_has_no_nuclei(network, tmp_path):

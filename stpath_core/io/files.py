@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import IO
 from stpath_core.errors import InputError
 
 IN_USE = ".in-use"  # the file whose lock says that a process works in its folder
+_ASIDE = ".writing-"  # how the folders begin in which something is written aside
+_OLD = 3600  # seconds without a change, after which such a folder is looked at: may its process be gone?
+_swept: set[Path] = set()
 
 
 @contextmanager
@@ -28,16 +32,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     ...     frame.to_csv(aside)
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    try:
+    with _written_aside(path) as folder:
         aside = folder / path.name
         yield aside
         _sync(aside)
         aside.replace(path)
         _sync(path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -48,10 +48,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     the last one wins.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    aside = holder / path.name
-    try:
+    with _written_aside(path) as holder:
+        aside = holder / path.name
         aside.mkdir()
         yield aside
         for file in aside.rglob("*"):
@@ -60,8 +58,52 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         while not _take_the_place(path, aside, Path(tempfile.mkdtemp(dir=holder)) / "old"):
             pass
         _sync(path.parent)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, locked while the block runs and gone after it. Those that killed processes have
+    left there go, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=path.parent))
+    handle = _open_folder(folder)
+    try:
+        if handle is not None:
+            _lock(handle)
+        yield folder
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _sweep(parent: Path) -> None:
+    """Once in a process and folder: remove what was written aside by processes that are gone. It has no lock, has not
+    changed for an hour, and is not the only copy of something (see `_take_the_place`)."""
+    if parent in _swept:
+        return
+    _swept.add(parent)
+    for left in parent.glob(f"{_ASIDE}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime < _OLD or any(left.glob("*/old")):
+                continue
+            handle = _open_folder(left)
+            if handle is None:
+                continue
+            try:
+                if _lock(handle):
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _open_folder(folder: Path) -> int | None:
+    """A handle of a folder, where the platform gives one."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
 
 
 def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
@@ -135,18 +177,19 @@ def held(handle: IO, path: Path) -> bool:
         return False
 
 
-def _lock(handle: int) -> None:
-    """Lock an open file, or raise BlockingIOError; nothing where the platform or the disk has no such locks."""
+def _lock(handle: int) -> bool:
+    """Lock an open file, or raise BlockingIOError; False where the platform or the disk has no such locks."""
     try:
         import fcntl
     except ImportError:
-        return
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:
-        return
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

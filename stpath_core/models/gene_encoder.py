@@ -36,15 +36,16 @@ class Gaussian(nn.Module):
 
     straight : a linear path from input to mean beside the layers. Most of what a spot says is linear in its log
     expression; without that path the layers have to learn it first, and twice as many steps reach less.
-    input_dropout : share of the inputs that both paths miss at a step while training.
+    input_dropout : share of the inputs that both paths miss at a step while training, others in each row.
+    gene_dropout : the same, but all rows miss the same inputs: next to no time, where the other takes a third.
     """
 
     def __init__(
         self, n_in: int, latent: int, *, hidden: int, layers: int, dropout: float, straight: bool = False,
-        input_dropout: float = 0.0,
+        input_dropout: float = 0.0, gene_dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.corrupt = nn.Dropout(input_dropout)
+        self.corrupt, self.silence = nn.Dropout(input_dropout), nn.Dropout(gene_dropout)
         self.body = mlp(n_in, hidden, layers=layers, dropout=dropout)
         self.mean = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
@@ -52,6 +53,8 @@ class Gaussian(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.corrupt(x)
+        if self.training and self.silence.p:
+            x = x * self.silence(x.new_ones(x.shape[1]))  # (B, n_in)
         h = self.body(x)
         mean = self.mean(h) if self.straight is None else self.mean(h) + self.straight(x)
         return mean, self.log_variance(h).clamp(-10, 10)  # (B, L), (B, L)
@@ -111,13 +114,14 @@ class GeneVAE(nn.Module):
     n_genes, n_batches : of the training data. n_inputs : what the encoder reads of a spot; None: its log expression,
     n_genes. latent : dimensions of z. hidden, layers : of every MLP. dropout : of all but the decoder's.
     input_dropout : share of the inputs that the encoder misses at a step, while the decoder must explain all counts:
-    what it says of a spot may not hang on few genes (a denoising autoencoder, Vincent et al. 2008). decoder :
-    NBDecoder or ZINBDecoder.
+    what it says of a spot may not hang on few genes (a denoising autoencoder, Vincent et al. 2008). gene_dropout : the
+    same with one choice of genes for all spots of a step. decoder : NBDecoder or ZINBDecoder.
     """
 
     def __init__(
         self, n_genes: int, n_batches: int, *, n_inputs: int | None = None, latent: int = 10, hidden: int = 128,
-        layers: int = 1, dropout: float = 0.1, input_dropout: float = 0.0, decoder: type[NBDecoder] = NBDecoder,
+        layers: int = 1, dropout: float = 0.1, input_dropout: float = 0.0, gene_dropout: float = 0.0,
+        decoder: type[NBDecoder] = NBDecoder,
     ) -> None:  # fmt: skip
         super().__init__()
         size = {"hidden": hidden, "layers": layers, "dropout": dropout}
@@ -126,7 +130,8 @@ class GeneVAE(nn.Module):
         # a gene's mean over the training spots says nothing of a spot, and LayerNorm would see little else beside it
         self.register_buffer("centre", torch.zeros(n_inputs))
         self.register_buffer("scale", torch.ones(n_inputs))
-        self.encoder = Gaussian(n_inputs, latent, **size, straight=True, input_dropout=input_dropout)
+        missed = {"input_dropout": input_dropout, "gene_dropout": gene_dropout}
+        self.encoder = Gaussian(n_inputs, latent, **size, **missed, straight=True)
         self.decoder = decoder(latent, n_batches, n_genes, **(size | {"dropout": 0.0}))  # as in scVI
 
     def standardise(self, x: Tensor) -> GeneVAE:
@@ -174,10 +179,10 @@ class GuidedGeneVAE(GeneVAE):
     def __init__(
         self, n_genes: int, n_batches: int, n_classes: int, *, n_inputs: int | None = None, latent: int = 10,
         hidden: int = 128, layers: int = 1, dropout: float = 0.1, input_dropout: float = 0.0,
-        decoder: type[NBDecoder] = NBDecoder, classifier_weight: float = 50.0,
+        gene_dropout: float = 0.0, decoder: type[NBDecoder] = NBDecoder, classifier_weight: float = 50.0,
     ) -> None:  # fmt: skip
         size = {"hidden": hidden, "layers": layers, "dropout": dropout}
-        reads = {"n_inputs": n_inputs, "input_dropout": input_dropout}
+        reads = {"n_inputs": n_inputs, "input_dropout": input_dropout, "gene_dropout": gene_dropout}
         super().__init__(n_genes, n_batches, latent=latent, decoder=decoder, **reads, **size)
         self.n_classes, self.classifier_weight = n_classes, classifier_weight
         self.classifier = nn.Sequential(
