@@ -83,6 +83,19 @@ def cards(record: Path = RESULTS / "gpu.json") -> list[str]:
     return lines
 
 
+def frozen(record: Path = RESULTS / "gpu_frozen.json") -> list[str]:
+    """Frozen encoders of spots on a GPU, a row each; one line where nothing was measured."""
+    if not record.is_file():
+        return ["Frozen encoders (ViT-S/16 and ViT-L/16, 224 px, bfloat16): not measured, `benchmarks/gpu_frozen.py`."]
+    told = json.loads(record.read_text())
+    lines = [f"{told['card'] or 'No GPU: a processor'}, torch {told['versions']['torch']}, {told['day']}.", ""]
+    lines += ["| frozen encoder | batch | patches per second | of the encoder alone |", "|---|---|---|---|"]
+    for row in told["rows"]:
+        goal = "" if row["met"] else f" (goal {row['goal']:g}, missed)"
+        lines.append(f"| {row['encoder']} | {row['batch']} | {short(row['per_s'])} | {row['ratio']:.2f}{goal} |")
+    return lines
+
+
 def large(record: Path = RESULTS / "large.json") -> list[str]:
     """What went through in parts, a row per stage, and two workers beside one; one line where nothing was measured."""
     if not record.is_file():
@@ -145,6 +158,7 @@ def tables() -> str:
     text += ["", "## On a GPU", "", said, "", *cards()]
     compiled = RESULTS / "gpu_compiled.json"
     text += ["", *cards(compiled)] if compiled.is_file() else []
+    text += ["", *frozen()]
     return "\n".join(text)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from stpath_core.errors import InputError
 
+FETCH = "STPATH_FETCH_ENCODERS"  # 1: encoders may be named that timm has to fetch from a hub or open in a folder
 PLACES = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
@@ -62,7 +63,7 @@ def check_encoder(encoder: str, encoder_args: str, *, own_args: bool) -> None:
     if not isinstance(options, dict):
         msg = f"encoder_args={encoder_args!r} is a {type(options).__name__}; write '{{\"out_indices\": [0, 1, 2]}}'"
         raise InputError(msg)
-    refuse_places(options)
+    refuse_places(encoder, options)
     if ":" in encoder:  # on a hub or in a folder: timm itself has to fetch it
         return
     import timm
@@ -83,13 +84,17 @@ def check_encoder(encoder: str, encoder_args: str, *, own_args: bool) -> None:
         raise InputError(" ".join(msg.split())) from error
 
 
-def refuse_places(encoder_args: Mapping[str, Any]) -> None:
-    """Raise InputError for those options of `timm.create_model` that name files and addresses, or fetch: a parameter
-    file or a checkpoint of a stranger is to open, write and download nothing."""
+def refuse_places(encoder: str, encoder_args: Mapping[str, Any]) -> None:
+    """Raise InputError for options of `timm.create_model` that name files and addresses, or fetch, and for names that
+    do (`hf-hub:`, `local-dir:`) unless FETCH is set: a grid or a checkpoint of a stranger is to open, write and
+    download nothing."""
     named = [name for name in PLACES if name in encoder_args]
     if named:
         msg = f"an encoder cannot be built with encoder_args that name files or addresses: drop {', '.join(named)}"
         raise InputError(msg)
+    if ":" in encoder and os.environ.get(FETCH) != "1":
+        msg = f"encoder={encoder!r} names files or addresses, as a grid or a checkpoint of a stranger may, too: "
+        raise InputError(msg + f"set {FETCH}=1 if you trust that place, or name a model of timm")
 
 
 def _check_masks(values: Mapping[str, Any], folds: int) -> None:

@@ -177,8 +177,15 @@ _lock = threading.Lock()
 
 
 def run_point(point: Point, threads: int | None = None) -> tuple[str, float]:
-    """Run one point in a process of its own: "ok" or "failed", and the seconds. threads : for its arithmetic."""
-    point.folder.mkdir(parents=True, exist_ok=True)
+    """Run one point in a process of its own: "ok" or "failed", and the seconds. threads : for its arithmetic.
+
+    That process holds the point's folder until it ends, also where the sweep that began it was killed meanwhile.
+    """
+    with only_one(point.folder) as handle:
+        return _run_held(point, threads, handle)
+
+
+def _run_held(point: Point, threads: int | None, handle: int) -> tuple[str, float]:
     given = point.folder / "point.yaml"
     with atomic_path(given) as aside:
         aside.write_text(yaml.safe_dump(dict(point.values), sort_keys=True), encoding="utf-8")
@@ -189,7 +196,7 @@ def run_point(point: Point, threads: int | None = None) -> tuple[str, float]:
         environment = {"OMP_NUM_THREADS": str(threads)} | environment
     begun = time.monotonic()
     with (point.folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, pass_fds=(handle,))
         with _lock:
             _children.add(process)
         code = process.wait()

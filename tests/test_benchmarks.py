@@ -9,6 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import torch
 from scipy.stats import rankdata
 
 import stage_files
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import beside
 import gpu
+import gpu_frozen
 import scaling
 import speed_genes
 import speed_spots
@@ -95,6 +97,24 @@ def test_the_tables_are_those_of_the_committed_results():
         assert re.fullmatch("[0-9a-f]{12}", record["revision"]), path.name
 
 
+def test_what_the_guide_says_of_large_slides_is_what_was_measured():
+    told = json.loads((table.RESULTS / "large.json").read_text())
+    text = " ".join((ROOT / "docs" / "howto" / "large.md").read_text().split())
+    of = {row["stage"]: row for row in told["comparisons"]}
+    seconds = {stage: f"{row['seconds']:.0f} s" for stage, row in of.items()}
+    peak = {stage: f"{row['peak_mib'] / 1024:.1f} GiB" for stage, row in of.items()}
+    assert (
+        f"{of['labels']['nuclei']:,} nuclei, grown by 3 um, in {seconds['labels']} with a peak of {peak['labels']}"
+        in text
+    )
+    assert f"features of {of['patches']['spots']:,} spots: {seconds['patches']}, {peak['patches']}" in text
+    assert f"{of['inference']['nuclei']:,} found in {seconds['inference']}, {peak['inference']}" in text
+    ratio = told["ratio"]
+    assert f"took {ratio['two_s']:.0f} s, on one {ratio['one_s']:.0f} s: {ratio['ratio']:.2f} times as fast" in text
+    same = told["equal"]
+    assert f"{same['side_px']:,} x {same['side_px']:,} pixels, {same['transcripts']:,} transcripts" in text
+
+
 def test_the_gpu_script_measures_what_it_can_and_records_what_fails(tmp_path, monkeypatch, capsys):
     stage_files.write_all(tmp_path)
     with h5py.File(tmp_path / "broken.h5", "w") as file:
@@ -118,6 +138,24 @@ def test_the_gpu_script_measures_what_it_can_and_records_what_fails(tmp_path, mo
     assert len([line for line in said if line.startswith("| ")]) == 1 + 5
     assert "FAILED" in capsys.readouterr().out
     assert "Not measured" in table.cards(tmp_path / "none.json")[0]
+
+
+def test_frozen_encoders_are_timed_with_the_picture_before_them_or_said_to_be_not_measured(tmp_path, monkeypatch):
+    out = tmp_path / "frozen.json"
+    words = ["gpu_frozen.py", "--device", "cpu", "--batch", "2", "--patches", "4", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*words, "--revision", "0" * 12])
+    gpu_frozen.main()
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["ratio"] == pytest.approx(row["per_s"] / row["encoder_per_s"], rel=0.02)
+    assert len(table.frozen(out)) == 5
+    assert "not measured" in table.frozen(tmp_path / "none.json")[0]
+
+
+def test_bytes_are_normalised_where_the_network_lies():
+    encode = gpu_frozen.encoder_on(torch.nn.Flatten(), torch.device("cpu"))
+    grey = encode(np.full((2, 4, 4, 3), 255, np.uint8)).reshape(2, 3, 16)
+    np.testing.assert_allclose(grey[:, 0], (1 - 0.485) / 0.229, rtol=1e-6)
+    np.testing.assert_allclose(grey[:, 2], (1 - 0.406) / 0.225, rtol=1e-6)
 
 
 def test_after_an_error_of_the_card_a_file_gets_a_process_of_its_own(tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ WRITERS = {
     "stpath_core/mistakes.py _normalise": "in a copy that is moved into place as a whole",
     "stpath_core/offline.py _describe": "fills a folder that `write` moves into place as a whole",
     "stpath_core/run.py _async_launch_kernel": "a log grows while the kernel runs",
-    "stpath_core/sweep.py run_point": "a log grows while the point runs",
+    "stpath_core/sweep.py _run_held": "a log grows while the point runs",
     "stpath_core/tissue/assays.py _write_bag": "fills a folder that `write_bags` moves into place as a whole",
     "stpath_core/tissue/xenium.py _write_specs": FILLED,
     "stpath_core/tissue/xenium.py _write_image": FILLED,

@@ -21,8 +21,8 @@ import zarr
 
 import fuzz_corpus
 import fuzz_parent
-from conftest import ROOT
-from stpath_core import io, manifest, parameters
+from conftest import ROOT, VERSIONS
+from stpath_core import io, lock, manifest, parameters
 from stpath_core.errors import InputError
 from stpath_core.io import guard
 
@@ -47,6 +47,7 @@ def test_damaged_files_end_in_one_clear_error_and_touch_nothing(sound):
     record = os.environ.get("STPATH_FUZZ_RECORD")
     if record:
         about = fuzz_parent.summary(ended) | {"known": KNOWN, "versions": manifest.versions(), **manifest.machine()}
+        about |= {"kills": int(os.environ.get("STPATH_KILLS", "0"))}  # of tests/test_kill.py in the same run
         about |= {"day": time.strftime("%Y-%m-%d"), "git": manifest.git_revision(ROOT)}
         about["slowest_s"] = max(e.get("seconds", 0) for e in ended)
         manifest.write_json(Path(record), about)
@@ -65,6 +66,21 @@ class Evil:
 
     def __reduce__(self):
         return (Path.touch, (self.path,))
+
+
+@pytest.mark.skipif(VERSIONS == "minimum", reason="make test-deep replaces the record after the minimum versions")
+def test_the_record_of_the_long_fuzzing_is_long_of_locked_versions_and_names_what_went_wrong():
+    ended = json.loads((ROOT / "data" / "results" / "test_deep.json").read_text())
+    assert ended["inputs"] >= 10_000
+    assert ended["read"] + ended["refused"] + ended["wrong"] == ended["inputs"]
+    assert {int(n) for n in ended["known"]} == set(KNOWN)
+    assert ended["wrong"] <= len(KNOWN), "what else went wrong is not named"
+    assert ended["kills"] >= 100
+    pinned = {name: next(iter(one.specifier)).version for name, one in lock.read_lock(ROOT / lock.LOCKED).items()}
+    packages = {name: version for name, version in ended["versions"].items() if name in pinned}
+    assert len(packages) > 10
+    assert packages == {name: pinned[name] for name in packages}, "make test-deep"
+    assert ended["git"]["changed"] is False, "a record is of a revision: commit first"
 
 
 def test_a_zarr_store_cannot_bring_a_pickle(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -292,6 +293,46 @@ def test_of_two_in_one_folder_the_second_is_refused_until_the_first_is_gone(toys
     monkeypatch.setattr(comparison, "lines", lambda *given: [])
     assert call(what, out) == cli.OK
     assert not (out / ".in-use").exists()
+
+
+POINT = (
+    HEAD
+    + """
+import subprocess
+from pathlib import Path
+from stpath_core import sweep
+
+begin, lives = subprocess.Popen, "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+sweep.subprocess.Popen = lambda words, **how: begin([sys.executable, "-c", lives], **how)
+sweep.sweep(sweep.plan(Path("grid.yaml"), sys.argv[1])[0])
+"""
+)
+
+
+def test_a_point_that_outlives_its_killed_sweep_is_not_begun_again_meanwhile(toys):
+    toys.add("10_one", parameters="size: int = 2  # things")
+    Path("grid.yaml").write_text("notebooks: [10]\nfixed: {profile: smoke}\ngrid: {size: [3]}\n")
+    out = Path("both").absolute()
+    (point,), _ = sweep.plan(Path("grid.yaml"), out)
+    first, log = child(POINT, out), point.folder / "log.txt"
+    try:
+        end = time.monotonic() + 60
+        while not (log.exists() and log.read_text().endswith("\n")) and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        first.kill()
+        first.communicate()
+    running = int(log.read_text())
+    try:
+        with pytest.raises(InputError, match=f"works in {re.escape(str(point.folder))}"):
+            sweep.sweep([point])
+        assert log.read_text() == f"{running}\n"
+    finally:
+        os.kill(running, signal.SIGKILL)
+    end = time.monotonic() + 20
+    while Path(f"/proc/{running}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert sweep.sweep([point]) == {"size=3": "ok"}
 
 
 def test_a_training_of_several_processes_is_refused_in_all_of_them(tmp_path, monkeypatch):

@@ -160,6 +160,27 @@ def test_an_encoder_opens_fetches_and_writes_nothing_that_a_stranger_names(home,
     assert set(downloads.rglob("*")) - before == {downloads / "c.safetensors"}
 
 
+@pytest.mark.parametrize("place", ["hf-hub:somebody/model", "local-dir:"])
+def test_an_encoder_on_a_hub_or_in_a_folder_is_built_only_by_who_says_so(home, downloads, capsys, monkeypatch, place):
+    """timm would ask the hub, or open the folder, to learn what the network looks like."""
+    home.add("10_one", parameters="encoder: str = 'resnet10t'  # of timm\nencoder_args: str = '{}'  # JSON")
+    name = place + (str(downloads) if place == "local-dir:" else "")
+    (downloads / "b.yaml").write_text(yaml.safe_dump({"notebooks": [10], "grid": {"encoder": [name]}}))
+    about = {"schema": predict.SCHEMA, "model": {"encoder": name, "encoder_args": {}}}
+    save_file({"a": np.zeros(1, "f4")}, downloads / "c.safetensors", {"stpath": json.dumps(about)})
+    asked = []
+    monkeypatch.setattr("timm.create_model", lambda name, **_: asked.append(name) or torch.nn.Identity())
+    assert stpath("sweep", "b.yaml") == stpath("run", "10", "-p", f"encoder={name}") == cli.USAGE
+    assert capsys.readouterr().err.count("STPATH_FETCH_ENCODERS=1") == 2
+    for call in (lambda: predict.load(downloads / "c.safetensors"), lambda: PatchEncoder(name)):
+        with pytest.raises(InputError, match="STPATH_FETCH_ENCODERS=1"):
+            call()
+    assert not asked
+    monkeypatch.setenv("STPATH_FETCH_ENCODERS", "1")
+    PatchEncoder(name)
+    assert asked == [name]
+
+
 def test_points_of_a_grid_stay_in_its_folder(home, tmp_path):
     from stpath_core import sweep
 

@@ -122,11 +122,12 @@ def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
 
 
 @contextmanager
-def only_one(folder: str | Path) -> Iterator[None]:
+def only_one(folder: str | Path) -> Iterator[int]:
     """A block in which no other process works in `folder`, where the disk has locks; the folder is made if need be.
 
     Raises InputError at once while another one does, and has then touched nothing. The system takes the lock of a
-    process that ends, however it ends. A folder that was made for the block and is empty after it is removed.
+    process that ends, however it ends. A folder that was made for the block and is empty after it is removed. Yields
+    the handle that is locked: a child that inherits it holds the folder, too, as long as it lives.
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -134,7 +135,7 @@ def only_one(folder: str | Path) -> Iterator[None]:
     try:
         os.truncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
-        yield
+        yield handle
     finally:
         (folder / IN_USE).unlink(missing_ok=True)
         os.close(handle)

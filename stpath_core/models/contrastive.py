@@ -94,7 +94,7 @@ class PatchEncoder(nn.Module):
         super().__init__()
         import timm
 
-        refuse_places(args or {})
+        refuse_places(name, args or {})
         try:
             self.body = timm.create_model(name, pretrained=pretrained, num_classes=0, **(args or {}))
         except Exception as error:

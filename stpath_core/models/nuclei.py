@@ -49,7 +49,7 @@ class NucleiNet(nn.Module):
         super().__init__()
         import timm  # 2.5 s: only when a network is built
 
-        refuse_places(encoder_args or {})
+        refuse_places(encoder, encoder_args or {})
         self.config = {
             "encoder": encoder, "encoder_args": encoder_args or {}, "width": width, "stride": stride,
             "blocks": blocks, "classes": list(classes), "mpp": mpp,
