@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from dataclasses import replace
 
@@ -139,13 +138,3 @@ def test_a_cohort_is_reused_whole_and_made_again_when_it_differs(tmp_path):
 def test_another_seed_brings_other_patients(tmp_path):
     (folder,) = tissue.write_cohort(tmp_path, organs=("lung",), patients=1, size_um=(200, 200), seed=2, workers=1)
     assert folder.name == "lung_p200"
-
-
-@pytest.mark.slow
-def test_transcripts_are_written_fast(tmp_path):
-    """500 k transcripts a second on one core; a third of it is asked for here, where other work may share the core."""
-    made = tissue.make_section("lung", size_um=(500, 500))
-    start = time.perf_counter()
-    measurement = measure(made.arch, made.counts, effects=made.effects, seed=0)
-    tissue.write_section(tmp_path / "b", replace(made, measurement=measurement))
-    assert len(measurement.transcripts) / (time.perf_counter() - start) > 50_000
