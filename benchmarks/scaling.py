@@ -3,9 +3,9 @@
     python benchmarks/scaling.py              all; results/scaling.json and .csv, and the figure docs/scaling.png
     python benchmarks/scaling.py NAME WORK    one point, as JSON
 
-Seconds are of the processor (what else the machine does counts less), the median of three; memory is the process' peak
-above what it held when the work began. The slope is that of the log-log fit of seconds on work: 1 is linear. Small work
-has constant costs, which flatten; so the slope over the upper half of the points is given beside it.
+Seconds are of the processor (what else the machine does counts less), the median of three or more; memory is the
+process' peak above what it held when the work began. The slope is that of the log-log fit of seconds on work: 1 is
+linear. Small work has constant costs, which flatten; so the slope over the upper half of the points is given beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 DECADES = (1, 3, 10, 32, 100)  # times the smallest work
-ROUNDS = 3  # the median counts: the first also pays for memory that the process has not had before
+ROUNDS, SECONDS = 3, 3.0  # so many at least, and more while so long: the median counts, because the first also pays for
+# memory that the process has not had before
 
 
 def labels(work: int) -> Callable[[], object]:
@@ -109,7 +110,7 @@ def point(name: str, work: int) -> dict:
     ready = of(work)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = []
-    for _ in range(ROUNDS):
+    while len(times) < ROUNDS or (sum(times) < SECONDS and len(times) < 30):
         begun = time.process_time()
         ready()
         times.append(time.process_time() - begun)

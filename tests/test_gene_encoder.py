@@ -195,6 +195,10 @@ def test_genes_dropped_are_missed_by_all_spots_of_a_step_while_training_alone():
     steps = torch.stack(taught)[:, 0]
     assert (steps.std(0) > 0.5 * (0.24 * straight.square().sum(1)).sqrt()).all()  # each step misses others
     assert torch.equal(asked, model.encoder(x)[0])
+    model.encoder.mean.weight.data.zero_()  # the straight path alone: 30 of 50 terms, each larger by 50 / 30
+    with torch.no_grad():
+        steps = torch.stack([model.train().encoder(x)[0][0] for _ in range(2000)])
+    torch.testing.assert_close(steps.mean(0) - model.encoder.mean.bias, 0.6 * straight.sum(1), rtol=0, atol=0.1)
 
 
 def test_training_repeats_bit_for_bit_and_depends_on_the_seed():

@@ -169,7 +169,9 @@ def test_an_encoder_on_a_hub_or_in_a_folder_is_built_only_by_who_says_so(home, d
     about = {"schema": predict.SCHEMA, "model": {"encoder": name, "encoder_args": {}}}
     save_file({"a": np.zeros(1, "f4")}, downloads / "c.safetensors", {"stpath": json.dumps(about)})
     asked = []
-    monkeypatch.setattr("timm.create_model", lambda name, **_: asked.append(name) or torch.nn.Identity())
+    body = torch.nn.Identity()
+    body.num_features = 4
+    monkeypatch.setattr("timm.create_model", lambda name, **_: asked.append(name) or body)
     assert stpath("sweep", "b.yaml") == stpath("run", "10", "-p", f"encoder={name}") == cli.USAGE
     assert capsys.readouterr().err.count("STPATH_FETCH_ENCODERS=1") == 2
     for call in (lambda: predict.load(downloads / "c.safetensors"), lambda: PatchEncoder(name)):
