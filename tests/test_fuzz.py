@@ -27,7 +27,7 @@ from stpath_core.errors import InputError
 from stpath_core.io import guard
 
 # Damage that ends in an endless loop inside libhdf5, which nothing in this process can end.
-KNOWN = {8538: "libhdf5 walks a broken list of attributes"}
+KNOWN = {4450: "libhdf5 walks a broken heap of strings", 8538: "libhdf5 walks a broken list of attributes"}
 INPUTS = int(os.environ.get("STPATH_FUZZ_INPUTS", "1000"))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import sparse, special, stats
 
 from stpath_core.errors import InputError
-from stpath_core.gene_encoding import encode, fit_gene_encoder, highly_variable
+from stpath_core.gene_encoding import dense_blocks, encode, fit_gene_encoder, highly_variable
 from stpath_core.likelihoods import (
     count_table,
     nb_count_term,
@@ -206,6 +206,15 @@ def test_training_repeats_bit_for_bit_and_depends_on_the_seed():
     a, b, c = (encode(fit_gene_encoder(counts, who, steps=5, hidden=16, seed=s)[0], counts) for s in (1, 1, 2))
     assert np.array_equal(a, b)
     assert not np.allclose(a, c)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array, sparse.csc_matrix, np.asarray])
+def test_blocks_of_a_table_are_its_rows(kind):
+    table = np.random.default_rng(0).poisson(0.3, (31, 9))
+    blocks = [block.copy() for block in dense_blocks(kind(table), rows=8)]  # one space, written again and again
+    assert [len(block) for block in blocks] == [8, 8, 8, 7]
+    assert all(block.dtype == np.float32 for block in blocks)
+    assert np.array_equal(np.concatenate(blocks), table)
 
 
 def test_variable_genes_are_those_that_vary_within_batches():

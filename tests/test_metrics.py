@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.ndimage import center_of_mass
 from scipy.spatial.distance import cdist
 
 from stpath_core import metrics
@@ -132,6 +133,12 @@ def test_centroids_are_pixel_centres_in_um():
     ids[0, 0], ids[2:4, 4:7] = 1, 3
     np.testing.assert_allclose(metrics.centroids_um(ids, mpp=0.5), [[0.25, 0.25], [np.nan, np.nan], [2.75, 1.5]])
     assert metrics.centroids_um(ids * 0, mpp=0.5).shape == (0, 2)
+
+
+def test_centroids_are_scipys_also_of_nuclei_at_both_ends_of_a_row():
+    ids = np.random.default_rng(0).integers(0, 4, (30, 7)).astype(np.uint16)
+    wanted = np.array(center_of_mass(np.ones(ids.shape), ids, range(1, 4)))[:, ::-1] + 0.5
+    np.testing.assert_allclose(metrics.centroids_um(ids, mpp=2.0), 2 * wanted)
 
 
 @given(points, points)
