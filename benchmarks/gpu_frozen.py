@@ -50,7 +50,10 @@ def in_bfloat16(device: torch.device) -> torch.autocast | nullcontext:
 
 def per_second(work: Callable[[], None], n: int, device: torch.device) -> float:
     """`n` over the seconds that `work` takes once it is warm, of as many calls as last three seconds on a card."""
-    work()
+    for _ in range(3 if device.type == "cuda" else 1):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     begun, calls = time.perf_counter(), 0
     while not calls or (device.type == "cuda" and time.perf_counter() - begun < 3):
         work()

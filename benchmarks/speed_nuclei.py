@@ -77,8 +77,9 @@ def vote(side: int, *, classes: int = 6) -> list[dict]:
 
     def ours() -> dict[str, np.ndarray]:
         pooled = pool_nuclei(features, mask)[0].numpy()
-        mean, spread = pooled[:, :classes], pooled[:, classes + 3 : 2 * classes + 3]
-        return {"class": mean.argmax(1), "mean": mean, "spread": spread, "area": np.exp(pooled[:, 2 * classes + 6])}
+        mean, spread, shape = pooled[:, :classes], pooled[:, classes + 3 : 2 * classes + 3], np.exp(pooled[:, -9:-6])
+        axes = 4 * np.sqrt(shape[:, 1:] ** 2 - 1 / 12)  # scikit-image's pixels have no width
+        return {"class": mean.argmax(1), "mean": mean, "spread": spread, "area": shape[:, 0], "axes": axes}
 
     def one_by_one() -> dict[str, np.ndarray]:
         return {"class": np.array([chance[ids == i].mean(0).argmax() for i in range(1, side**2 + 1)])}
@@ -94,7 +95,8 @@ def vote(side: int, *, classes: int = 6) -> list[dict]:
         wanted = ("intensity_mean", "intensity_std", "area", "axis_major_length", "axis_minor_length")
         found = regionprops_table(ids, intensity_image=chance, properties=wanted)
         mean, spread = (np.stack([found[f"{w}-{k}"] for k in range(classes)], 1) for w in wanted[:2])
-        return {"class": mean.argmax(1), "mean": mean, "spread": spread, "area": found["area"]}
+        axes = np.stack([found[f"axis_{name}_length"] for name in ("major", "minor")], 1)
+        return {"class": mean.argmax(1), "mean": mean, "spread": spread, "area": found["area"], "axes": axes}
 
     def agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> str:
         assert np.array_equal(ours["class"], theirs["class"])

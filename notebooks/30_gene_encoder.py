@@ -329,10 +329,10 @@ report(
 # It gains nothing here: F1 .37 (.41 without the test patient), smoothed .39 (.39), iLISI .02.
 #
 # ## What does it cost?
-# The same model as scvi-tools trains, on the same spots and threads, one after the other in one process
+# Much the same model as scvi-tools trains, on the same spots and threads, one after the other in one process
 # (`benchmarks/bench_gene_encoder.py`; its last result is committed and shown here). It has ten latent numbers, the full
 # KL weight and the dropout of scvi-tools (.1), misses the same two genes in five in all spots of a step
-# (`gene_dropout`: that costs no time), trains longer and sees all patients: its scores are not those of the table
+# (`gene_dropout`), trains longer and sees all patients: its scores are not those of the table
 # above. Reconstruction, mixing and label F1 must agree first: only equal models may be compared by the clock. Here ours
 # are no worse (three trainings each: mixing .66 both, F1 .40 and .37). Two things make the difference: the data lie on
 # the device once and are taken all together, and the part of the likelihood that knows nothing of the spot is computed
@@ -351,11 +351,11 @@ if virtual:
     display(pd.DataFrame({told: {way: beside[key + end] for way, end in ways.items()} for told, key in kinds.items()}))
 
 # %% [markdown]
-# On one thread an epoch is not quite five times as fast, which was the aim: 4.8 here, and between 4.5 and 5.3 from run
-# to run and size to size. Mind what that number is worth: an epoch is cheapest where all spots are one step, and then
-# it takes more of them. Who waits for a result waits for the whole training, and that is shortest in steps of 256 (8
-# times), though each epoch of those is not four times as fast. Half and nearly twice as many spots stand in
-# `benchmarks/README.md`.
+# On one thread an epoch is not quite five times as fast, which was the aim: 4.8. Mind what that number is worth: an
+# epoch is cheapest where all spots are one step, and then it takes more of them. Who waits for a result waits for the
+# whole training, and that is shortest in steps of 256 (8 times), though each epoch of those is not four times as fast.
+# With half as many spots an epoch is 4.5 times as fast; with nearly twice as many 5.3 times, but there patients mix a
+# little less than in scvi-tools' embedding, so unequal things are compared (`benchmarks/README.md`).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (10 minutes)

@@ -93,8 +93,8 @@ def refuse_places(encoder: str, encoder_args: Mapping[str, Any]) -> None:
         msg = f"an encoder cannot be built with encoder_args that name files or addresses: drop {', '.join(named)}"
         raise InputError(msg)
     if ":" in encoder and os.environ.get(FETCH) != "1":
-        msg = f"encoder={encoder!r} names files or addresses, as a grid or a checkpoint of a stranger may, too: "
-        raise InputError(msg + f"set {FETCH}=1 if you trust that place, or name a model of timm")
+        msg = f"set {FETCH}=1 if you trust the place that encoder={encoder[:80]!r} names, or name a model of timm: "
+        raise InputError(msg + "a grid or a checkpoint of a stranger may name files or addresses, too")
 
 
 def _check_masks(values: Mapping[str, Any], folds: int) -> None:

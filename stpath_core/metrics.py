@@ -80,9 +80,7 @@ def _run_starts(*maps: np.ndarray) -> np.ndarray:
     return np.flatnonzero(begins)
 
 
-def _summed(
-    row: np.ndarray, col: np.ndarray, length: np.ndarray, *, n_cols: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _summed(row: np.ndarray, col: np.ndarray, length: np.ndarray, *, n_cols: int) -> tuple[np.ndarray, ...]:
     """Pixels of each pair of nuclei, from the runs of both: row, col and sum, sorted by row and then by col."""
     nuclei = np.flatnonzero((row > 0) & (col > 0))
     key, length = row[nuclei] * n_cols + col[nuclei], length[nuclei]
@@ -230,6 +228,9 @@ def centroids_um(instances: np.ndarray, *, mpp: float) -> np.ndarray:
     """
     start = _run_starts(_instance_map(instances, "instances"))
     length, ids = np.diff(start, append=instances.size), instances.ravel()[start].astype(np.int64)
+    if int(instances.max(initial=0)) >= _TABLE:
+        message = f"ids of instances go up to {instances.max()}; number the instances 1..n"
+        raise InputError(message)
     start, length, ids = (v[ids > 0] for v in (start, length, ids))
     row, col = np.divmod(start, instances.shape[1])
     area = np.bincount(ids, weights=length)[1:]

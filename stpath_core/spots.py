@@ -54,7 +54,7 @@ def cut_at(image: np.ndarray, first: np.ndarray, *, patch_px: int) -> np.ndarray
     inside = ((first >= 0) & (first <= (width - patch_px, height - patch_px))).all(1)
     if inside.all() and len(first):  # most sections: a window starts at every pixel, and these are read at once
         windows = np.lib.stride_tricks.sliding_window_view(image, (patch_px, patch_px, 3))
-        return windows[first[:, 1], first[:, 0], 0]
+        return np.ascontiguousarray(windows[first[:, 1], first[:, 0], 0], np.uint8)
     out = np.empty((len(first), patch_px, patch_px, 3), np.uint8)
     for patch, (x, y) in zip(out, first.tolist(), strict=True):
         top, left = max(y, 0), max(x, 0)

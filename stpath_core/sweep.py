@@ -150,9 +150,12 @@ def _sweep(points: Sequence[Point], workers: int, scheduler: str, say: Callable[
         try:
             for future in as_completed(waiting):
                 point = waiting[future]
-                status, seconds = future.result()
+                try:
+                    status, seconds = future.result()
+                    log = "" if status == "ok" else f", see {run.shown(point.folder / 'log.txt')}"
+                except InputError as error:  # a point of a sweep that was killed still runs there
+                    status, seconds, log = "failed", 0.0, f": {error}"
                 ended[point.name] = status
-                log = "" if status == "ok" else f", see {run.shown(point.folder / 'log.txt')}"
                 say(f"{len(ended)} of {len(points)}  {point.name}: {status} after {seconds:.0f} s{log}")
         except BaseException:
             for future in waiting:
@@ -197,6 +200,8 @@ def _run_held(point: Point, threads: int | None, handle: int) -> tuple[str, floa
     begun = time.monotonic()
     with (point.folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, pass_fds=(handle,))
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(process.pid).encode(), 0)  # whoever is refused learns who holds the folder
         with _lock:
             _children.add(process)
         code = process.wait()

@@ -270,7 +270,7 @@ def test_jobs_of_a_queue_give_the_same(section, picture, tmp_path):
     slide = io.open_slide(corner)
     words = [sys.executable, ROOT / "tests" / "queue_child.py", section.transcripts.parent, out]
     words += [checkpoint, corner, tmp_path / "found"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (load_npz(out) != labels.count_transcripts(opened(), grow_um=0).X).nnz == 0
     with one_torch_thread():

@@ -139,6 +139,8 @@ def test_centroids_are_scipys_also_of_nuclei_at_both_ends_of_a_row():
     ids = np.random.default_rng(0).integers(0, 4, (30, 7)).astype(np.uint16)
     wanted = np.array(center_of_mass(np.ones(ids.shape), ids, range(1, 4)))[:, ::-1] + 0.5
     np.testing.assert_allclose(metrics.centroids_um(ids, mpp=2.0), 2 * wanted)
+    with pytest.raises(InputError, match="number the instances"):
+        metrics.centroids_um(ids.astype(np.uint64) * 2**62, mpp=2.0)
 
 
 @given(points, points)

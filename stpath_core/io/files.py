@@ -67,15 +67,13 @@ def _written_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=path.parent))
-    handle = _open_folder(folder)
+    handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)  # of a file: network disks lock no folders
     try:
-        if handle is not None:
-            _lock(handle)
+        _lock(handle)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)
 
 
 def _sweep(parent: Path) -> None:
@@ -88,22 +86,12 @@ def _sweep(parent: Path) -> None:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime < _OLD or any(left.glob("*/old")):
                 continue
-            handle = _open_folder(left)
-            if handle is None:
-                continue
+            handle = os.open(left / IN_USE, os.O_RDWR)
             try:
                 if _lock(handle):
                     shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(handle)
-
-
-def _open_folder(folder: Path) -> int | None:
-    """A handle of a folder, where the platform gives one."""
-    try:
-        return os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
 
 
 def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
@@ -118,6 +106,8 @@ def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
         if old.exists():
             old.replace(path)
         raise
+    with suppress(FileNotFoundError):
+        old.replace(old.with_name("replaced"))  # no longer the only copy
     return True
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stpath_core.errors import InputError
 from stpath_core.likelihoods import nb_log_likelihood, nb_profile_sum, zinb_log_likelihood, zinb_spot_term
 
 
@@ -47,6 +48,9 @@ class Gaussian(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.corrupt = nn.Dropout(input_dropout)
+        if not 0 <= gene_dropout < 1:
+            message = f"gene_dropout={gene_dropout}; expected a share from 0 to below 1 of the genes that a step misses"
+            raise InputError(message)
         self.gene_dropout, self.n_kept = gene_dropout, max(1, n_in - round(gene_dropout * n_in))
         self.body = mlp(n_in, hidden, layers=layers, dropout=dropout)
         self.mean = nn.Linear(hidden, latent)
