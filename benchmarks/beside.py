@@ -1,6 +1,6 @@
 """One piece of work done by stpath and by its peers, in turn, in one process: results compared first, then the time.
 
-A `ratio` is the peer's time over ours, of medians over rounds in which each took its turn once, in an order drawn anew:
+A `ratio` is the peer's time over ours, of medians over rounds in which each took its turn, in an order drawn anew:
 what else the machine does, and the memory that one leaves to the next, hit all alike. Machine, versions and revision
 are written beside the rows.
 """
@@ -27,6 +27,7 @@ PACKAGES = (
     "numpy", "scipy", "pandas", "torch", "scikit-image", "shapely", "anndata", "spatialdata", "squidpy", "scvi-tools",
     "cell2location", "torchmetrics", "scib-metrics", "stardist", "cellpose", "jax", "numba",
 )  # fmt: skip
+TURN = 0.05  # seconds: what is shorter is called so often in a turn, that a clock and a cold cache tell little
 LONG = 20.0  # seconds: what takes longer is run once, its first run counted
 
 
@@ -64,7 +65,7 @@ def race(
     begun = time.perf_counter()
     while len(times["ours"]) < rounds and (len(times["ours"]) < 2 or time.perf_counter() - begun < budget):
         for name in order.permutation(list(runs)):  # who comes after whom, and finds its memory, changes
-            times[name].append(_timed(runs[name])[1])
+            times[name].append(_turn(runs[name]))
     took = once | {name: float(np.median(seconds)) for name, seconds in times.items()}
     for row in rows:
         if "equal" in row:
@@ -75,6 +76,14 @@ def race(
                 row |= {"goal": goal[row["peer"]], "met": bool(ratio >= goal[row["peer"]])}
         print(json.dumps(row), flush=True)
     return rows
+
+
+def _turn(work: Callable[[], Any]) -> float:
+    """Seconds of one call, the mean of as many as fill TURN."""
+    calls, seconds = 0, 0.0
+    while not calls or seconds < TURN:
+        calls, seconds = calls + 1, seconds + _timed(work)[1]
+    return seconds / calls
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
