@@ -218,7 +218,10 @@ def test_the_minimum_lock_pins_what_pyproject_names_at_its_lowest():
 
 @pytest.mark.skipif(VERSIONS == "minimum", reason="this run is what the record will be of")
 def test_the_suite_has_passed_on_the_minimum_versions():
-    ended = json.loads((ROOT / "data" / "results" / "test_minimum.json").read_text())
+    path = ROOT / "data" / "results" / "test_minimum.json"
+    if not path.exists() and VERSIONS == "minimum":
+        pytest.skip("this run is to leave the record")
+    ended = json.loads(path.read_text())
     assert ended["versions"] == "minimum"
     assert ended["failed"] == ended["error"] == 0
     assert ended["passed"] > 1000
