@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import tifffile
 from stpath_core import io, tissue
 from stpath_core.errors import InputError, StpathError
 from stpath_core.io import atomic_folder, atomic_path, open_xenium
+from stpath_core.io.files import IN_USE
 from stpath_core.tissue.cell_assay import CONTROLS
 from virtual_bundle import bundle_copy, opened, section
 
@@ -231,6 +233,23 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         _save(path, "new", fail=False)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_too_full_to_begin_leaves_nothing_beside_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    begin = os.open
+
+    def full(name, *more, **options):
+        if str(name).endswith(IN_USE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return begin(name, *more, **options)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="No space"), atomic_path(path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_full_disk_leaves_the_old_folder(tmp_path):

@@ -67,13 +67,15 @@ def _written_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     folder = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=path.parent))
-    handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)  # of a file: network disks lock no folders
-    try:
-        _lock(handle)
-        yield folder
+    try:  # a full disk may not even hold the file that is locked (of a folder network disks know no locks)
+        handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            yield folder
+        finally:
+            os.close(handle)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
 def _sweep(parent: Path) -> None:
