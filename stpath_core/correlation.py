@@ -1,8 +1,12 @@
 """Correlations of each gene: Pearson, Spearman with average ranks, and which genes vary at all. The hot path of every
-score of expression, so it goes through memory once, in blocks that stay in a processor's cache.
+score of expression, so it goes through memory once, in blocks that stay in a processor's cache; compiled where numba
+is at hand.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -59,9 +63,31 @@ def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
     if x.shape != y.shape or x.ndim != 2:
         message = f"measured is {x.shape}, predicted {y.shape}; both must be (n, genes) of the same rows and genes"
         raise InputError(message)
+    if len(x) < 2 or x.shape[1] == 0:
+        return np.full(x.shape[1], np.nan)
+    loop = _loop()
+    if loop is None:
+        return _pearson(x, y)
+    out = loop(np.ascontiguousarray(x), np.ascontiguousarray(y))
+    left = np.isnan(out)
+    if left.any():
+        out[left] = _pearson(x[:, left], y[:, left])
+    return out
+
+
+@cache
+def _loop() -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """The compiled loop over plain columns; None without numba, or where numba may write its code nowhere."""
+    try:
+        from stpath_core.compiled import pearson_of_plain_columns
+    except (ImportError, RuntimeError):
+        return None
+    return pearson_of_plain_columns
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`pearson` of float32 by numpy alone; it knows the columns that are constant, or far from their first rows."""
     n, genes = x.shape
-    if n < 2 or genes == 0:
-        return np.full(genes, np.nan)
     centre = [v[:: max(1, n // 64)].mean(0) for v in (x, y)]
     means, products = _moments(x, y, *centre)
     far = (means**2 > products[1:] / n).any(0)  # those few rows were unlike the others: once more, about the mean

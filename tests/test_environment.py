@@ -49,6 +49,7 @@ BROUGHT_BY = {
     "docutils": "sphinx",
     "zmq": "ipykernel",
     "matplotlib_inline": "ipykernel",
+    "numba": "scanpy",
 }
 # What is kept silent although warnings are errors: file, function, and why. Nothing else may be.
 SILENT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from stpath_core import evaluate, metrics, mixing, probes
+from stpath_core import correlation, evaluate, metrics, mixing, probes
 from stpath_core import expression as ex
 
 SOME = settings(max_examples=60)
@@ -29,10 +30,15 @@ def oracle(of, x, y):
         return np.array([of(x[:, g].astype(float), y[:, g].astype(float)).statistic for g in range(x.shape[1])])
 
 
+@pytest.mark.parametrize("loop", [correlation._loop, lambda: None], ids=["compiled", "numpy"])
 @SOME
 @given(PAIRS)
-def test_correlations_are_scipys_on_ties_and_undefined_on_constants(pair):
-    x, y = pair
+def test_correlations_are_scipys_on_ties_and_undefined_on_constants(loop, pair):
+    with patch.object(correlation, "_loop", loop):
+        correlations_are_scipys(*pair)
+
+
+def correlations_are_scipys(x, y):
     steady = ~((np.ptp(x, 0) > 0) & (np.ptp(y, 0) > 0))
     almost = ~(ex.varies(x) & ex.varies(y)) & ~steady
     assume(not almost.any())  # what varies by less than rounding is held for constant
