@@ -12,19 +12,22 @@ import pytest
 from stpath_core import correlation
 
 
-@pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 130, 1001])
+@pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 130, 1001, 40_001])
 def test_the_compiled_loop_leaves_what_is_not_plain_to_numpy_and_both_give_the_same(n):
-    """A column far from its first rows, one nearly constant, one constant, one that overflows, one with a nan."""
+    """A column nearly constant, one constant, one that overflows, one with a nan; one unlike its rows looked at first."""
     loop, rng = correlation._loop(), np.random.default_rng(n)
     assert loop is not None, "numba is locked, and its loop is not in use"
     x = rng.normal(size=(n, 7)).astype(np.float32)
     y = (x + rng.normal(size=x.shape)).astype(np.float32)
-    x[-1, 1], x[:, 2], x[:, 3], x[0, 4], x[n // 2, 5] = 1e4, 1 + 1e-5 * x[:, 2], 3, 3e38, np.nan
+    if n > 1000:
+        x[:: n // 64, 1] += 1e4
+    x[:, 2], x[:, 3], x[0, 4], x[n // 2, 5] = 1 + 1e-5 * x[:, 2], 3, 3e38, np.nan
     with np.errstate(over="ignore", invalid="ignore"):
         plain, found, by_numpy = loop(x, y), correlation.pearson(x, y), correlation._pearson(x, y)
         for view in (np.asfortranarray, lambda v: np.repeat(v, 2, 0)[::2]):
             np.testing.assert_array_equal(correlation.pearson(view(x), view(y)), found)
     assert np.isnan(plain[2:6]).all()
+    assert np.isnan(plain[1]) == (n > 1000)
     assert np.isfinite(plain[[0, 6]]).all()
     np.testing.assert_allclose(found, by_numpy, atol=1e-6)
 
