@@ -14,7 +14,7 @@ from stpath_core import correlation
 
 @pytest.mark.parametrize("n", [2, 3, 63, 64, 65, 130, 1001, 40_001])
 def test_the_compiled_loop_leaves_what_is_not_plain_to_numpy_and_both_give_the_same(n):
-    """A column nearly constant, one constant, one that overflows, one with a nan; one unlike its rows looked at first."""
+    """A column nearly constant, one constant, one that overflows, one with nan; one unlike its rows looked at first."""
     loop, rng = correlation._loop(), np.random.default_rng(n)
     assert loop is not None, "numba is locked, and its loop is not in use"
     x = rng.normal(size=(n, 7)).astype(np.float32)
