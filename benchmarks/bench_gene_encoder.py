@@ -144,7 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=150, help="of scvi-tools")
-    parser.add_argument("--steps", type=int, default=250, help="of ours with all spots in a step")
+    parser.add_argument("--steps", type=int, default=320, help="of ours with all spots in a step")
     parser.add_argument("--lr", type=float, default=8e-3, help="of ours")
     parser.add_argument("--gene-dropout", type=float, default=0.4, help="share of the genes that ours misses at a step")
     parser.add_argument("--threads", type=int, default=1)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 LARGE_THETA = 1e4  # beyond, a difference of two lgamma loses its digits in float32
 NEAR = 48  # counts up to here are summed step by step
+ROWS = 128  # spots of which a CPU takes layer, likelihood and gradient at once
 
 
 class CountTable(NamedTuple):
@@ -69,38 +70,58 @@ def nb_spot_term(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
     return counts * r - (counts + log_theta.exp()) * F.softplus(r)
 
 
-class _NBProfileSum(torch.autograd.Function):
-    """`nb_profile_sum` with its gradient written out. Softmax and likelihood share one exponential and one logarithm an
-    element, and work in place: on a CPU the passes over (B, G) are what a step costs."""
+class _NBProfileMean(torch.autograd.Function):
+    """`nb_profile_mean` with its gradient written out, and taken on the way: layer, softmax and likelihood share one
+    exponential and one logarithm an element, and of the many (B, G) between them none has to leave the cache."""
 
     @staticmethod
-    def forward(ctx, counts: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
-        theta, top = log_theta.exp(), logits.amax(1, keepdim=True)
-        ratio = (logits - top).exp_()
-        total = ratio.sum(1, keepdim=True)
-        ratio.mul_(library / total).mul_(1 / theta)  # e^r = mean / theta
-        soft = ratio.log1p()  # log(1 + e^r)
-        ctx.save_for_backward(counts, ratio, soft, library, theta)
-        shift = (library.log() - total.log() - top).squeeze(1)  # (B,), log mean = logits + shift
-        each = torch.linalg.vecdot(counts, logits - soft) - soft @ theta
-        return each + counts.sum(1) * shift - counts @ log_theta  # (B,)
+    def forward(ctx, counts: Tensor, h: Tensor, weight: Tensor, bias: Tensor, library: Tensor, log_theta: Tensor):
+        n, genes = counts.shape
+        rows = min(n, ROWS) if counts.device.type == "cpu" else n
+        theta = log_theta.exp()
+        per_theta, space, ones = 1 / theta, h.new_empty(3, rows, genes), h.new_ones(rows)
+        of_h, of_weight = torch.empty_like(h), torch.zeros_like(weight)
+        of_bias, of_mean, of_soft = h.new_zeros(3, genes)
+        values = []
+        for start in range(0, n, rows):
+            x, at, size = counts[start : start + rows], library[start : start + rows], min(rows, n - start)
+            some, (logits, ratio, soft), one = h[start : start + rows], space[:, :size], ones[:size]
+            torch.addmm(bias, some, weight.t(), out=logits)
+            top = logits.amax(1, keepdim=True)
+            torch.sub(logits, top, out=ratio).exp_()
+            total = ratio.sum(1, keepdim=True)
+            ratio.mul_(at / total).mul_(per_theta)  # e^r = mean / theta
+            torch.log1p(ratio, out=soft)  # log(1 + e^r)
+            shift = (at.log() - total.log() - top).squeeze(1)  # log mean = logits + shift
+            values.append(torch.linalg.vecdot(x, logits.sub_(soft)) + x.sum(1) * shift - x @ log_theta - soft @ theta)
+            of_soft.addmv_(soft.t(), one)
+            mean = torch.mul(ratio, theta, out=logits)
+            # of r: x - (x + theta) s, where s = ratio / (ratio + 1)
+            gradient = torch.sub(x, mean, out=soft).div_(ratio.add_(1))
+            of_mean.addmv_(gradient.t(), one)
+            gradient.addcmul_(mean, gradient.sum(1, keepdim=True) / at, value=-1)  # of the logits: less softmax's share
+            of_bias.addmv_(gradient.t(), one)
+            of_weight.addmm_(gradient.t(), some)
+            torch.mm(gradient, weight, out=of_h[start : start + rows])
+        ctx.save_for_backward(of_h, of_weight, of_bias, -of_mean - theta * of_soft)
+        return torch.cat(values).mean()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None, Tensor]:
-        counts, ratio, soft, library, theta = ctx.saved_tensors
-        profile = ratio * theta  # the mean
-        of_mean = (counts - profile).div_(ratio + 1)  # x - (x + theta) s, where s = ratio / (ratio + 1)
-        of_theta = -(gradient @ of_mean) - theta * (gradient @ soft)
-        profile.mul_(of_mean.sum(1, keepdim=True) / library)  # softmax, times what is to be shared out
-        return None, of_mean.sub_(profile).mul_(gradient[:, None]), None, of_theta
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        share = upstream / len(ctx.saved_tensors[0])
+        of_h, of_weight, of_bias, of_theta = (of * share for of in ctx.saved_tensors)
+        return None, of_h, of_weight, of_bias, None, of_theta
 
 
-def nb_profile_sum(counts: Tensor, logits: Tensor, library: Tensor, log_theta: Tensor) -> Tensor:
-    """The first bracket summed over genes, (B,), at log mean = log library + log softmax of logits (B, G).
+def nb_profile_mean(
+    counts: Tensor, h: Tensor, weight: Tensor, bias: Tensor, library: Tensor, log_theta: Tensor
+) -> Tensor:
+    """The first bracket summed over genes, its mean over spots, where log mean = log library + log softmax(h W' + b).
 
-    For training. library : (B, 1), through which no gradient flows.
+    For training. counts : (B, G). h : (B, H), what the decoder's last layer reads. weight, bias : (G, H) and (G,), of
+    that layer. library : (B, 1), through which no gradient flows. log_theta : (G,).
     """
-    return _NBProfileSum.apply(counts, logits.float() if logits.dtype == torch.bfloat16 else logits, library, log_theta)
+    return _NBProfileMean.apply(counts, h, weight, bias, library, log_theta)
 
 
 def nb_log_likelihood(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:

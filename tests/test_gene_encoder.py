@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse, special, stats
+from torch.nn import functional as F
 
 from stpath_core.errors import InputError
 from stpath_core.gene_encoding import dense_blocks, encode, fit_gene_encoder, highly_variable
 from stpath_core.likelihoods import (
+    ROWS,
     count_table,
     nb_count_term,
     nb_log_likelihood,
-    nb_profile_sum,
+    nb_profile_mean,
     nb_spot_term,
     zinb_log_likelihood,
     zinb_spot_term,
@@ -81,20 +83,26 @@ def test_the_two_terms_of_a_data_set_are_its_likelihood(zero_inflated):
     torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-4, rtol=1e-4)
 
 
-def test_the_gradient_that_is_written_out_is_autograds():
-    counts, logits, log_theta = tensors(draws()[0], 3 * np.log(draws()[1]), np.log(draws()[2]))
-    library = counts.sum(1, keepdim=True)
-    weight, found = torch.rand(len(counts)), []
+@pytest.mark.parametrize("n", [1, 5, ROWS, 2 * ROWS + 7])
+def test_the_gradient_that_is_written_out_is_autograds(n):
+    """Of a part of the rows, of all, and of several parts, the last one short."""
+    rng = np.random.default_rng(n)
+    counts = torch.from_numpy(rng.poisson(rng.gamma(0.7, 3, 6), (n, 6)).astype(float)) + torch.eye(6)[np.arange(n) % 6]
+    library, found = 1.3 * counts.sum(1, keepdim=True), []  # whatever it is of the counts
+    given = [torch.from_numpy(rng.normal(size=size)) for size in ((n, 4), (6, 4), 6, 6)]  # h, weight, bias, log theta
 
-    def by_steps(a, t):
-        return nb_spot_term(counts, library.log() + a.log_softmax(1), t).sum(1)
+    def by_steps(h, weight, bias, t):
+        return nb_spot_term(counts, library.log() + F.linear(h, weight, bias).log_softmax(1), t).sum(1).mean()
 
-    for term in (by_steps, lambda a, t: nb_profile_sum(counts, a, library, t)):
-        a, t = logits.clone().requires_grad_(), log_theta.clone().requires_grad_()
-        value = (weight * term(a, t)).sum()
-        found.append((value.detach(), *torch.autograd.grad(value, (a, t))))
-    for autograd, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, autograd, atol=2e-4, rtol=1e-4)
+    def ours(h, weight, bias, t):
+        return nb_profile_mean(counts, h, weight, bias, library, t)
+
+    for term in (by_steps, ours):
+        of = [v.clone().requires_grad_() for v in given]
+        value = -2.5 * term(*of)
+        found.append((value.detach(), *torch.autograd.grad(value, of)))
+    for autograd, written in zip(*found, strict=True):
+        torch.testing.assert_close(written, autograd)
 
 
 @pytest.mark.parametrize("theta", [1e-3, 0.7, 30.0, 1e6])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stpath_core.errors import InputError
-from stpath_core.likelihoods import nb_log_likelihood, nb_profile_sum, zinb_log_likelihood, zinb_spot_term
+from stpath_core.likelihoods import nb_log_likelihood, nb_profile_mean, zinb_log_likelihood, zinb_spot_term
 
 
 def mlp(n_in: int, n_out: int, *, layers: int, dropout: float) -> nn.Sequential:
@@ -92,8 +92,10 @@ class NBDecoder(nn.Module):
         return torch.cat([self.body(given), given], 1)  # (B, H + L + S)
 
     def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
-        """What of log p(x | z, s, l) depends on z, summed over genes: (B,). The rest is `likelihoods.nb_count_term`."""
-        return nb_profile_sum(counts, self.profile(self.hidden(z, batch)), library, self.log_theta)
+        """What of log p(x | z, s, l) depends on z, summed over genes, its mean over spots: a scalar. The rest is
+        `likelihoods.nb_count_term`."""
+        last = self.profile
+        return nb_profile_mean(counts, self.hidden(z, batch), last.weight, last.bias, library, self.log_theta)
 
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         """log p(x | z, s, l), summed over genes: (B,)."""
@@ -113,7 +115,7 @@ class ZINBDecoder(NBDecoder):
         return library.log() + self.profile(h).log_softmax(1), self.log_theta, self.zero(h)
 
     def spot_term(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
-        return zinb_spot_term(counts, *self(z, batch, library)).sum(1)
+        return zinb_spot_term(counts, *self(z, batch, library)).sum(1).mean()
 
     def log_likelihood(self, counts: Tensor, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
         return zinb_log_likelihood(counts, *self(z, batch, library)).sum(1)
@@ -175,7 +177,7 @@ class GeneVAE(nn.Module):
         del labels
         mean, log_variance = self.encoder(x)
         z = draw(mean, log_variance)
-        nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts)).mean()
+        nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts))
         kl = kl_to_standard(mean, log_variance).mean()
         return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}
 
@@ -210,7 +212,7 @@ class GuidedGeneVAE(GeneVAE):
         """
         mean, log_variance = self.encoder(x)
         z = draw(mean, log_variance)
-        nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts)).mean()
+        nll = -self.decoder.spot_term(counts, z, self.one_hot(batch), library(counts))
         logits = self.classifier(z)  # (B, C)
         known = labels >= 0
         guess = logits.softmax(1)
