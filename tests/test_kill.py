@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from conftest import ROOT
 from stpath_core import cli, comparison, ranks, sweep
 from stpath_core.errors import InputError
 from stpath_core.fit import fit
+from stpath_core.io import files
 from stpath_core.io.files import atomic_path, only_one
 from test_fit import batch_at, new_model, step_loss
 
@@ -244,6 +248,35 @@ def test_two_processes_that_replace_one_folder_leave_one_of_both_whole(tmp_path)
     assert [f.returncode for f in fillers] == [0, 0]
     assert {(p.name, p.read_text()) for p in path.iterdir()} in [{(n, w) for n in "abc"} for w in "12"]
     assert [p.name for p in tmp_path.iterdir()] == ["stage"]
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_is_replaced_in_one_step_where_the_system_swaps_names(tmp_path, monkeypatch, swaps):
+    """What a SIGKILL leaves is what a reader sees at that moment: with a swap the folder, at all times."""
+    if not swaps:
+        monkeypatch.setattr(files, "_swapped", lambda *_: False)
+    elif not hasattr(ctypes.CDLL(None), "renameat2"):
+        pytest.skip("this system has no call that swaps names")
+    path, seen, done = tmp_path / "stage", [], threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.append(path.is_dir())
+
+    def fill(text):
+        with files.atomic_folder(path) as aside:
+            (aside / "a").write_text(text)
+
+    fill("0")
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for k in range(300):
+            fill(str(k))
+        done.set()
+        looking.result()
+    assert (path / "a").read_text() == "299"
+    assert [p.name for p in tmp_path.iterdir()] == ["stage"]
+    assert not swaps or all(seen)
 
 
 def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(toys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -17,6 +18,7 @@ from stpath_core.errors import InputError
 IN_USE = ".in-use"  # the file whose lock says that a process works in its folder
 _ASIDE = ".writing-"  # how the folders begin in which something is written aside
 _OLD = 3600  # seconds without a change, after which such a folder is looked at: may its process be gone?
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, for renameat2
 _swept: set[Path] = set()
 
 
@@ -44,8 +46,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Fill a folder aside and move it to `path` only when the block ends without an error.
 
-    An existing folder is replaced as a whole; it is put back if the last step fails. Of processes that do so at once
-    the last one wins.
+    An existing folder is replaced as a whole, on Linux in one step; elsewhere in two renames, and it is put back if the
+    second fails. Of processes that do so at once the last one wins.
     """
     path = Path(path)
     with _written_aside(path) as holder:
@@ -80,7 +82,7 @@ def _written_aside(path: Path) -> Iterator[Path]:
 
 def _sweep(parent: Path) -> None:
     """Once in a process and folder: remove what was written aside by processes that are gone. It has no lock, has not
-    changed for an hour, and is not the only copy of something (see `_take_the_place`)."""
+    changed for an hour, and is not the only copy of something (two renames, in `_take_the_place`)."""
     if parent in _swept:
         return
     _swept.add(parent)
@@ -97,7 +99,10 @@ def _sweep(parent: Path) -> None:
 
 
 def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
-    """Move `path` away to `old`, and `aside` to `path`; False where another process has put its own there meanwhile."""
+    """Swap the two, or move `path` away to `old`, and `aside` to `path`; False where another process has put its own
+    there meanwhile."""
+    if _swapped(aside, path):
+        return True
     with suppress(FileNotFoundError):
         path.replace(old)
     try:
@@ -111,6 +116,15 @@ def _take_the_place(path: Path, aside: Path, old: Path) -> bool:
     with suppress(FileNotFoundError):
         old.replace(old.with_name("replaced"))  # no longer the only copy
     return True
+
+
+def _swapped(one: Path, other: Path) -> bool:
+    """Whether the two names have changed places in one step (renameat2 of Linux); nothing has happened where not."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 @contextmanager
