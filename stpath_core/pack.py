@@ -124,6 +124,7 @@ def pack_recognition(to: Path, *, dataset: str) -> None:
 
     from stpath_core.gene_embeddings import abundant
     from stpath_core.gene_encoding import highly_variable
+    from stpath_core.recognition_cohorts import words
     from stpath_core.recognition_files import write_stage
 
     trained = newest("31_contrastive_train", dataset)
@@ -140,9 +141,7 @@ def pack_recognition(to: Path, *, dataset: str) -> None:
         raise InputError(msg)
     spots = spots[rows]
     counts = sp.csr_matrix(spots.layers[keys.COUNTS])
-    patient, section, label = (
-        spots.obs[name].astype(str).to_numpy() for name in (keys.PATIENT, keys.SECTION, keys.LABEL)
-    )
+    patient, section, label = (words(spots.obs, name) for name in (keys.PATIENT, keys.SECTION, keys.LABEL))
     choose = highly_variable if dataset == "virtual" else abundant
     n = min(int(spots.uns["n_genes"]), counts.shape[1])
     columns = {who: choose(counts[patient != who], patient[patient != who], n=n) for who in np.unique(patient)}

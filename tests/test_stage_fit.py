@@ -210,6 +210,7 @@ def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monke
     tissues[1].layers["counts"] = tissues[1].layers["counts"][::-1].tocsr()
     for seed, table in tissues.items():
         table.obs["label"], table.uns["n_genes"] = "gland", 1000
+        table.obs.loc[table.obs_names[119], "label"] = np.nan
         table.write_h5ad(
             finished(tmp_path, "30_gene_encoder", f"e{seed}", f"virtual-smoke-s{seed}-2", 2 + seed) / "spots.h5ad"
         )
@@ -220,6 +221,7 @@ def test_pictures_are_packed_with_the_counts_of_their_own_tissue(tmp_path, monke
     stage = recognition_files.read_stage(tmp_path / "x.h5")
     np.testing.assert_array_equal(stage.counts, tissues[0].layers["counts"].toarray()[shown])
     np.testing.assert_array_equal(stage.pairs.image, patches[shown].transpose(0, 3, 1, 2))
+    assert list(stage.label[:2]) == ["unlabelled", "gland"]  # not a class of its own, called nan
     tissues[0].uns["n_genes"] = 25  # as that run was told, whatever a profile says
     tissues[0].write_h5ad(pack.newest("30_gene_encoder", "virtual", beside=trained) / "spots.h5ad")
     assert cli.main(["pack", "recognition", "--to", str(tmp_path / "few.h5")]) == cli.OK
