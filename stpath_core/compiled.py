@@ -1,15 +1,18 @@
 """Loops that numba compiles, where it is installed: scanpy brings it; a GPU server that only trains does without.
 
-Numba keeps what it compiled beside the module, so that one process waits for it, a second long, and no later one.
+Numba keeps what it compiled beside the module: the first process waits two seconds for it, a later one the fraction of
+a second that loading takes.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+
+_MATRIX = types.Array(types.float32, 2, "C", readonly=True)  # takes those that may be written, too
 
 
-@njit("float64[::1](float32[:, ::1], float32[:, ::1])", cache=True, error_model="numpy")
+@njit(types.float64[::1](_MATRIX, _MATRIX), cache=True, error_model="numpy")
 def pearson_of_plain_columns(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Per column of (n, G), (n, G): (G,); nan where `correlation.pearson` has to look closer.
 

@@ -77,12 +77,14 @@ def pearson(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
 
 @cache
 def _loop() -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """The compiled loop over plain columns; None without numba, or where numba may write its code nowhere."""
+    """The compiled loop over plain columns; None without numba, or where it cannot compile, keep or read its code."""
     try:
+        from numba import config
+
         from stpath_core.compiled import pearson_of_plain_columns
-    except (ImportError, RuntimeError):
+    except Exception:  # no folder for it, a full disk, a damaged file in it: numpy does the same
         return None
-    return pearson_of_plain_columns
+    return None if config.DISABLE_JIT else pearson_of_plain_columns
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:

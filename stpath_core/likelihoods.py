@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LARGE_THETA = 1e4  # beyond, a difference of two lgamma loses its digits in float32
@@ -107,6 +108,7 @@ class _NBProfileMean(torch.autograd.Function):
         return torch.cat(values).mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         share = upstream / len(ctx.saved_tensors[0])
         of_h, of_weight, of_bias, of_theta = (of * share for of in ctx.saved_tensors)
@@ -121,7 +123,9 @@ def nb_profile_mean(
     For training. counts : (B, G). h : (B, H), what the decoder's last layer reads. weight, bias : (G, H) and (G,), of
     that layer. library : (B, 1), through which no gradient flows. log_theta : (G,).
     """
-    return _NBProfileMean.apply(counts, h, weight, bias, library, log_theta)
+    h = h.float() if h.dtype == torch.bfloat16 else h
+    with torch.autocast(h.device.type, enabled=False):
+        return _NBProfileMean.apply(counts, h, weight, bias, library, log_theta)
 
 
 def nb_log_likelihood(counts: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:

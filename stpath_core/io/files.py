@@ -88,7 +88,7 @@ def _sweep(parent: Path) -> None:
     _swept.add(parent)
     for left in parent.glob(f"{_ASIDE}*"):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime < _OLD or any(left.glob("*/old")):
+            if time.time() - left.stat().st_mtime < _OLD or any(left.glob("tmp*/old")):
                 continue
             handle = os.open(left / IN_USE, os.O_RDWR)
             try:
