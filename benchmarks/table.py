@@ -20,31 +20,44 @@ def short(ratio: float) -> str:
 
 def races() -> list[str]:
     """A row per comparison."""
-    lines = ["| work | size | peer | peer's time over ours | goal |", "|---|---|---|---|---|"]
+    lines = ["| work | size | peer | peer's time over ours | goal | compared first |", "|---|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("speed_*.json")):
         for row in json.loads(path.read_text())["comparisons"]:
             ratio = short(row["ratio"]) if "ratio" in row else f"not measured: {row['not_measured']}"
             goal = f"{row['goal']:g}{'' if row.get('met') else ', missed'}" if "goal" in row else ""
             ratio += f" (ours is {row['share']:.0%} of it)" if "share" in row else ""
-            lines.append(f"| {row['subject']} | {row['size']} | {row['peer']} | {ratio} | {goal} |")
+            lines.append(
+                f"| {row['subject']} | {row['size']} | {row['peer']} | {ratio} | {goal} | {row.get('equal', '')} |"
+            )
     return lines + encoder_rows()
 
 
 def encoder_rows() -> list[str]:
     """The race of the gene encoder, a row per size and way to train."""
     ways = {
-        "an epoch of one step": "ratio_per_epoch", "its whole training": "ratio_whole_training",
-        "an epoch in steps of 256": "ratio_per_epoch_256", "that whole training": "ratio_whole_training_256",
+        "an epoch of one step": ("ratio_per_epoch", "ours"),
+        "its whole training": ("ratio_whole_training", "ours"),
+        "an epoch in steps of 256": ("ratio_per_epoch_256", "ours_256"),
+        "that whole training": ("ratio_whole_training_256", "ours_256"),
     }  # fmt: skip
     lines = []
     for one in json.loads(ENCODER.read_text())["sizes"]:
-        for what, key in ways.items():
+        for what, (key, whose) in ways.items():
             goal = ""
             if key == "ratio_per_epoch":
                 goal = f"{one['goal']:g}{'' if one['met'] else ', missed'}"
             size = f"{one['spots']:,} spots x {one['genes']:,} genes"
-            lines.append(f"| gene encoder, {what} | {size} | scvi-tools | {short(one[key])} | {goal} |")
+            lines.append(
+                f"| gene encoder, {what} | {size} | scvi-tools | {short(one[key])} | {goal} | {scores(one, whose)} |"
+            )
     return lines
+
+
+def scores(one: dict, whose: str) -> str:
+    """What two encoders are worth, theirs in brackets."""
+    ours, theirs = one[whose], one["scvi_tools"]
+    worth = {"likelihood": ",.0f", "mixing": ".2f", "label_f1": ".2f"}
+    return ", ".join(f"{name.replace('_', ' ')} {ours[name]:{of}} ({theirs[name]:{of}})" for name, of in worth.items())
 
 
 def slopes() -> list[str]:
