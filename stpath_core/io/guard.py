@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from stpath_core.errors import InputError, StpathError
 
 FREE_BYTES = 256 * 2**20  # what any file may unpack to, however small it is
 MAX_RATIO = 1000  # bytes out per byte in; deflate reaches 1032
-BLOCK = 4_000_000  # indices at a time
+BLOCK = 4_000_000  # indices, or bytes, at a time
+_HEAP = b"GCOL\x01"  # how a heap of strings in an HDF5 file begins
+_LENGTH = {2: "H", 4: "I", 8: "Q"}  # bytes of a length there
 P, R = ParamSpec("P"), TypeVar("R")
 
 
@@ -95,8 +98,71 @@ def check_hdf5(path: Path) -> None:
         if {"data", "indices", "indptr"} <= set(group):
             _check_sparse(path, group)
 
+    _check_heaps(path)
     with h5py.File(path, "r") as file:
         look(file)
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse a heap of strings in which an object has no length, not even that of its header.
+
+    HDF5 keeps strings of any length in global heaps (HDF5 File Format Specification, III.E), object after object.
+    libhdf5 goes on to the next by the length that an object declares, and where that is nothing goes on for ever.
+    """
+    size, walked = path.stat().st_size, 0
+    with path.open("rb") as file:
+        wide = _size_of_lengths(file, size)
+        for start in _heaps(file) if wide in _LENGTH else ():  # libhdf5 knows no other
+            file.seek(start + 8)
+            length = int.from_bytes(file.read(wide), "little")
+            if length > size - start:
+                continue  # libhdf5 says so
+            walked += length
+            file.seek(start)
+            if length > FREE_BYTES or walked > size or not _ends(file.read(length), wide):
+                message = f"{path} is damaged: a heap of its strings does not come to an end; copy it again"
+                raise InputError(message)
+
+
+def _heaps(file: IO[bytes]) -> Iterator[int]:
+    """Where in a file heaps of strings begin."""
+    start, tail = 0, b""
+    while block := file.read(BLOCK):
+        begins, block = start - len(tail), tail + block
+        start, at = file.tell(), block.find(_HEAP)
+        while at >= 0:
+            yield begins + at
+            at = block.find(_HEAP, at + 1)
+        file.seek(start)
+        tail = block[1 - len(_HEAP) :]
+
+
+def _size_of_lengths(file: IO[bytes], size: int) -> int:
+    """Bytes of a length in this HDF5 file, as its superblock says; a block of the user's may lie before that."""
+    wide = 0
+    for start in (0, *(512 * 2**k for k in range(max(1, size // 512).bit_length()))):
+        file.seek(start)
+        head = file.read(16)
+        if len(head) == 16 and head.startswith(b"\x89HDF\r\n\x1a\n"):
+            wide = head[14] if head[8] < 2 else head[10]
+            break
+    file.seek(0)
+    return wide
+
+
+def _ends(heap: bytes, wide: int) -> bool:
+    """Whether a walk from object to object leaves the heap; its own header is as long as one of an object."""
+    if bytes(wide) not in heap and b"\xff" * (wide - 1) not in heap:
+        return True  # no length is zero, or so large that the next object is the same one
+    head = struct.Struct(f"<H6x{_LENGTH[wide]}")  # number, references, reserved bytes, length
+    header = at = head.size + -head.size % 8
+    while at + header <= len(heap):
+        number, length = head.unpack_from(heap, at)
+        step = (header + length + -length % 8 if number else length) % 256**wide  # number 0: what is free, with header
+        if step == 0:
+            return False
+        at += step
+    return True
 
 
 def _check_sparse(path: Path, group: Any) -> None:
