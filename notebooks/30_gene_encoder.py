@@ -332,11 +332,12 @@ report(
 # Much the same model as scvi-tools trains, on the same spots and threads, one after the other in one process
 # (`benchmarks/bench_gene_encoder.py`; its last result is committed and shown here). It has ten latent numbers, the full
 # KL weight and the dropout of scvi-tools (.1), misses the same two genes in five in all spots of a step
-# (`gene_dropout`), trains longer and sees all patients: its scores are not those of the table
+# (`gene_dropout`), trains longer, at twice the rate, and sees all patients: its scores are not those of the table
 # above. Reconstruction, mixing and label F1 must agree first: only equal models may be compared by the clock. Here ours
-# are no worse (three trainings each: mixing .66 both, F1 .40 and .37). Two things make the difference: the data lie on
-# the device once and are taken all together, and the part of the likelihood that knows nothing of the spot is computed
-# once per distinct count instead of once per entry.
+# are no worse (three trainings each: mixing .80 and .66, F1 .40 and .37). Three things make the difference: the data
+# lie on the device once and are taken all together; the part of the likelihood that knows nothing of the spot is
+# computed once per distinct count instead of once per entry; and the decoder's last layer, likelihood and gradient are
+# computed a few spots at a time, so that what lies between them never leaves the processor's cache.
 
 # %%
 from stpath_core.io.registry import DATA_FOLDER
@@ -351,12 +352,10 @@ if virtual:
     display(pd.DataFrame({told: {way: beside[key + end] for way, end in ways.items()} for told, key in kinds.items()}))
 
 # %% [markdown]
-# On one thread an epoch is five times as fast, which was the aim; runs on one machine gave 4.5 to 5.7, so it is met by
-# a hair. Mind what that number is worth: an epoch is cheapest where all spots are one step, and then it takes more of
-# them. Who waits for a result waits for the whole training, and that is shortest in steps of 256 (nearly 8 times),
-# though each epoch of those is not four times as fast. With half as many spots it is the same; with nearly twice as
-# many patients mix a little less than in scvi-tools' embedding, so there the clocks compare unequal things
-# (`benchmarks/README.md`).
+# On one thread an epoch is over five times as fast, which was the aim, with half as many spots and with nearly twice as
+# many, too (`benchmarks/README.md`). Mind what that number is worth: an epoch is cheapest where all spots are one step,
+# and then it takes more of them. Who waits for a result waits for the whole training, and that is shortest in steps of
+# 256 (seven times), though each epoch of those is not four times as fast.
 
 # %% [markdown] tags=["exercise"]
 # ### Exercise 1 (10 minutes)
