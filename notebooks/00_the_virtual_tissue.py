@@ -6,7 +6,7 @@
 # datasets: [virtual]
 # reads: []
 # writes: [card.csv, effects.csv]
-# time: 40 s (cpu profile, 2 cores)
+# time: 39 s (cpu profile, 2 cores)
 # memory: 0.9 GB
 # ---
 

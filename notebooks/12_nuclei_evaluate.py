@@ -7,8 +7,8 @@
 # datasets: [virtual, monuseg, nucls, masks]
 # reads: [nuclei.h5 (schema stpath.nuclei/1), checkpoints and splits.json of notebook 11]
 # writes: [predictions.h5 (schema stpath.nuclei/1), predictions.npz (features of the nuclei in it), images.csv]
-# time: 24 s (cpu profile, 2 cores)
-# memory: 1.7 GB
+# time: 23 s (cpu profile, 2 cores)
+# memory: 1.6 GB
 # ---
 
 # %% [markdown]

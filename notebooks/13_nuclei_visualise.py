@@ -7,7 +7,7 @@
 # datasets: [virtual, monuseg, nucls, masks]
 # reads: [predictions.h5 (schema stpath.nuclei/1) of notebook 12, checkpoints and splits.json of notebook 11]
 # writes: [nuclei.geojson (QuPath), nuclei.zarr (SpatialData), nuclei.h5ad]
-# time: 21 s (cpu profile, 2 cores)
+# time: 20 s (cpu profile, 2 cores)
 # memory: 1.4 GB
 # ---
 

@@ -8,7 +8,7 @@
 # reads: [labels.h5ad and nuclei.h5 of notebook 10, features.npz and checkpoints of 11, predictions of 12]
 # tables: [part1_seeds, part1_assay_errors]
 # writes: [claims.csv]
-# time: 83 s (cpu profile, 2 cores)
+# time: 77 s (cpu profile, 2 cores)
 # memory: 2.0 GB
 # ---
 

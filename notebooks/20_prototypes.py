@@ -8,7 +8,7 @@
 # reads: [a single-cell reference with types and donors]
 # writes: [reference.h5ad, prototypes_coarse.h5ad, prototypes_medium.h5ad, prototypes_fine.h5ad,
 #   prototypes_leiden_0.5.h5ad, prototypes_leiden_2.0.h5ad]
-# time: 32 s (cpu profile, 2 cores)
+# time: 31 s (cpu profile, 2 cores)
 # memory: 1.3 GB
 # ---
 

@@ -8,8 +8,8 @@
 # reads: [prototypes of notebook 20; spots with their H&E; slides with their bulk]
 # writes: [slides.h5ad and slides_no_batch.h5ad (predictions out of fold), cpnn_slides_*.safetensors, spots.h5ad
 #   (predictions out of fold), cohort.h5ad (counts and features), cpnn_spots_*.safetensors]
-# time: 100 s (cpu profile, 2 cores)
-# memory: 1.1 GB
+# time: 98 s (cpu profile, 2 cores)
+# memory: 1.2 GB
 # ---
 
 # %% [markdown]

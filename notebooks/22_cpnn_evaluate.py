@@ -8,7 +8,7 @@
 # reads: [spots.h5ad, cohort.h5ad and slides.h5ad of notebook 21]
 # writes: [scores.csv (of spots), scores_slides.csv]
 # time: 14 s (cpu profile, 2 cores)
-# memory: 0.4 GB
+# memory: 0.5 GB
 # ---
 
 # %% [markdown]

@@ -7,7 +7,7 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad, cohort.h5ad and cpnn_spots_*.safetensors of notebook 21]
 # writes: [genes.csv]
-# time: 12 s (cpu profile, 2 cores)
+# time: 10 s (cpu profile, 2 cores)
 # memory: 0.6 GB
 # ---
 

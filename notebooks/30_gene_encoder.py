@@ -8,8 +8,8 @@
 # reads: []
 # tables: [bench_gene_encoder]
 # writes: [spots.h5ad, embeddings.h5 (held-out patient / method), scores.csv]
-# time: 89 s (cpu profile, 2 cores)
-# memory: 1.2 GB
+# time: 68 s (cpu profile, 2 cores)
+# memory: 1.3 GB
 # ---
 
 # %% [markdown]
@@ -251,7 +251,7 @@ if virtual:
 # and chance took the rest, and no encoder here gives it back.
 #
 # We had asked that the unguided encoder lose no more than .01 of F1 against PCA. On the three tissues that decide
-# (seeds 0, 1, 2; none of them among those it was chosen on) it gains .033 and .055, and loses .041: .016 ahead on
+# (seeds 0, 1, 2; none of them among those it was chosen on) it gains .031 and .049, and loses .039: .014 ahead on
 # average. One tissue says little. What a few spots of a rare class differ by is small, and the first to be given up
 # where every number has its price: `-p latent=20 -p input_dropout=0 -p kl_weight=0.3` shows it.
 #

@@ -8,7 +8,7 @@
 # datasets: [virtual, her2st]
 # reads: [spots.h5ad and embeddings.h5 of notebook 30]
 # writes: [pairs.npz (patches and features of every spot with a picture), patch_encoder.safetensors, history.csv]
-# time: 50 s (cpu profile, 2 cores)
+# time: 42 s (cpu profile, 2 cores)
 # memory: 1.1 GB
 # ---
 
@@ -230,7 +230,7 @@ expect(f"{key}.retrieval_rank.scvi", float(np.mean(ways)), low=0.05, high=0.5, w
 # batch-agnostic side are level (.33 and .35 from picture to expression, .27 and .26 the other way); with the two
 # softest targets the batch-agnostic side retrieves better. Within one section there is no batch to be fooled by. With
 # principal components identity retrieves better than any soft target: finding the very spot is all it asks. With the
-# batch-agnostic side the four targets are level (.31 to .32, the mean of both directions). Retrieval says that pairs
+# batch-agnostic side the four targets are level (.30 to .32, the mean of both directions). Retrieval says that pairs
 # belong together; what the network knows across patients is another question, and notebook 32 asks it.
 #
 # ## What is in a batch?
