@@ -20,7 +20,7 @@ def short(ratio: float) -> str:
 
 def races() -> list[str]:
     """A row per comparison."""
-    lines = ["| work | size | peer | peer's time over ours | goal | compared first |", "|---|---|---|---|---|---|"]
+    lines = ["| work | size | peer | peer's time over ours | goal | compared |", "|---|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("speed_*.json")):
         for row in json.loads(path.read_text())["comparisons"]:
             ratio = short(row["ratio"]) if "ratio" in row else f"not measured: {row['not_measured']}"

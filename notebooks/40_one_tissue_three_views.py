@@ -283,10 +283,10 @@ for arm in ("nuclei", "contrastive", "random"):
 #
 # What CPNN sees matters as little. Against Part 2's statistics the contrastive encoder loses .002 [-.001, .005], and
 # against the same network untaught .003 [.001, .006], in all five patients (no sign test of five goes below .06): if
-# that is the harm that HESCAPE warns of, it is a small one here. Its weights lose more: their correlation with the
-# planted composition is .66, beside .75 with the statistics, and lower in all five. The mean features of nuclei lose
-# .006 [.004, .009] for genes, in all five. A hundred statistics of a patch may hold fat and fibres, which a list of
-# nuclei does not.
+# that is the harm that HESCAPE warns of, it is a small one (notebook 32 saw none). Its weights lose more: their
+# correlation with the planted composition is .66, beside .75 with the statistics, and lower in all five. The mean
+# features of nuclei lose .006 [.004, .009] for genes, in all five. A hundred statistics of a patch may hold fat and
+# fibres, which a list of nuclei does not.
 #
 # One caution. The taught encoder of each patient was trained on the pictures and the expression of the other seven,
 # one of whom the heads of Part 2 never see; if that helps at all, it helps the encoder.

@@ -137,6 +137,7 @@ def _decoded(picture: bytes, name: str) -> np.ndarray:
 @reads
 def read_nuclei_plan(path: str | Path) -> tuple[str, list[str], list[str]]:
     """What a stage file says beside its sections: data set, classes, names of the sections to be held out."""
+    check_hdf5(Path(path))
     with h5py.File(path, "r") as file:
         holdout = json.loads(file.attrs.get("holdout", "[]"))
         return str(file.attrs["dataset"]), json.loads(file.attrs["classes"]), holdout

@@ -15,6 +15,7 @@ import pandas as pd
 
 from stpath_core import io, keys, labels, registration
 from stpath_core.errors import InputError
+from stpath_core.io.guard import check_hdf5
 from stpath_core.io.reference import nearest_um, read_h5ad
 from stpath_core.io.sniff import Found
 
@@ -71,11 +72,13 @@ def _xenium_files(path: Path, parts: Parts) -> None:
     parts.patients, parts.sections = [path.name], [path.name]
     with contextlib.suppress(Exception):
         parts.ids = pq.read_table(path / "cells.parquet", columns=["cell_id"])["cell_id"].to_pylist()
-    with contextlib.suppress(Exception), h5py.File(path / "cell_feature_matrix.h5", "r") as file:
-        kind = np.array([t.decode() for t in file["matrix/features/feature_type"][...]])
-        names = np.array([n.decode() for n in file["matrix/features/name"][...]])
-        parts.genes = names[kind == "Gene Expression"].tolist()
-        parts.counts = file["matrix/data"][...]
+    with contextlib.suppress(Exception):
+        check_hdf5(path / "cell_feature_matrix.h5")
+        with h5py.File(path / "cell_feature_matrix.h5", "r") as file:
+            kind = np.array([t.decode() for t in file["matrix/features/feature_type"][...]])
+            names = np.array([n.decode() for n in file["matrix/features/name"][...]])
+            parts.genes = names[kind == "Gene Expression"].tolist()
+            parts.counts = file["matrix/data"][...]
     table = pd.read_parquet(path / "nucleus_boundaries.parquet", columns=["label_id", "vertex_x", "vertex_y"])
     start = np.flatnonzero(np.r_[True, np.diff(table["label_id"]) != 0])
     x, y = table["vertex_x"].to_numpy(float), table["vertex_y"].to_numpy(float)

@@ -165,13 +165,20 @@ def test_sound_heaps_of_strings_pass_wherever_they_lie(tmp_path, monkeypatch, wi
 CHECKS = """
 import sys
 from pathlib import Path
+from stpath_core import data, parts
 from stpath_core.io import guard
-guard.check_hdf5(Path(sys.argv[1]))
+path = Path(sys.argv[1])
+parts._xenium_files(path.parent, parts.Parts()) if len(sys.argv) > 2 else None
+for reader in (guard.check_hdf5, data.read_nuclei_plan):
+    try:
+        reader(path)
+    except Exception as error:
+        print(type(error).__name__, error)
 """
 
 
 @pytest.mark.parametrize("wide", [4, 8])
-@pytest.mark.parametrize("damage", ["nothing", "wraps", "many"])
+@pytest.mark.parametrize("damage", ["nothing", "wraps", "many", "empty"])
 def test_a_heap_of_strings_without_an_end_is_refused_at_once(tmp_path, wide, damage):
     """libhdf5 walks the first for ever; of the last each heap holds all that follow."""
     path = strings(tmp_path / "a.h5", wide=wide)
@@ -183,12 +190,42 @@ def test_a_heap_of_strings_without_an_end_is_refused_at_once(tmp_path, wide, dam
     elif damage == "wraps":
         content[heap + 24 : heap + 24 + wide] = (256**wide - 16).to_bytes(wide, "little")
     else:
-        content += b"".join(b"GCOL\x01\0\0\0" + (10_000_000 - 16 * k).to_bytes(8, "little") for k in range(625_000))
+        each = 10_000_000 if damage == "many" else 0
+        content += b"".join(b"GCOL\x01\0\0\0" + max(each - 16 * k, 0).to_bytes(8, "little") for k in range(625_000))
     path.write_bytes(content)
     child = subprocess.run([sys.executable, "-c", CHECKS, path], capture_output=True, text=True, cwd=ROOT, timeout=30)
-    assert child.returncode == 1
-    assert "InputError" in child.stderr
-    assert "does not come to an end" in child.stderr
+    assert child.stdout.count("InputError") == child.stdout.count("does not come to an end") == 2, child.stderr
+
+
+def test_a_folder_is_looked_at_without_walking_a_heap_that_has_no_end(tmp_path):
+    path = tmp_path / "cell_feature_matrix.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("feature_type", "name"):
+            file.create_dataset(f"matrix/features/{name}", data=["a", "b"] * 300, dtype=h5py.string_dtype())
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL")
+    content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    child = subprocess.run(
+        [sys.executable, "-c", CHECKS, path, "folder"], capture_output=True, text=True, cwd=ROOT, timeout=30
+    )
+    assert "FileNotFoundError" in child.stderr, "the folder has nothing else that could be read"
+
+
+def test_what_a_sparse_file_does_not_hold_is_not_searched(tmp_path):
+    path = strings(tmp_path / "a.h5")
+    with path.open("r+b") as file:
+        file.truncate(2**40)
+        found = guard._heaps(file)
+        assert len(list(found)) >= 2  # in a moment, not in an hour
+    guard.check_hdf5(path)
+
+
+def test_a_heap_too_long_to_be_read_is_said_to_be_that(tmp_path, monkeypatch):
+    path = strings(tmp_path / "a.h5")
+    monkeypatch.setattr(guard, "FREE_BYTES", 20_000)
+    with pytest.raises(InputError, match="more than 20,000 are not read"):
+        guard.check_hdf5(path)
 
 
 @pytest.mark.parametrize(("slot", "value"), [("indices", 10**6), ("indices", -1), ("indptr", 10**6)])

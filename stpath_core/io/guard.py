@@ -2,14 +2,16 @@
 
 Compiled readers trust what a file says of itself: a few bytes can declare terabytes, indices that point outside a
 matrix end the process, and a codec can be a pickle. These checks read the declarations alone, and are cheap beside the
-reading; only the indices of sparse matrices are read twice.
+reading; but the indices of sparse matrices are read twice, and an HDF5 file is searched for its heaps of strings.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import gzip
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ FREE_BYTES = 256 * 2**20  # what any file may unpack to, however small it is
 MAX_RATIO = 1000  # bytes out per byte in; deflate reaches 1032
 BLOCK = 4_000_000  # indices, or bytes, at a time
 _HEAP = b"GCOL\x01"  # how a heap of strings in an HDF5 file begins
+_SMALLEST_HEAP = 4096  # bytes
 _LENGTH = {2: "H", 4: "I", 8: "Q"}  # bytes of a length there
 P, R = ParamSpec("P"), TypeVar("R")
 
@@ -110,56 +113,66 @@ def _check_heaps(path: Path) -> None:
     libhdf5 goes on to the next by the length that an object declares, and where that is nothing goes on for ever.
     """
     size, walked = path.stat().st_size, 0
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         wide = _size_of_lengths(file, size)
         for start in _heaps(file) if wide in _LENGTH else ():  # libhdf5 knows no other
             file.seek(start + 8)
             length = int.from_bytes(file.read(wide), "little")
+            walked += max(length, _SMALLEST_HEAP)  # what was deleted may still lie there, under what came after
             if length > size - start:
                 continue  # libhdf5 says so
-            walked += length  # what was deleted may still lie there, under what came after
+            if length > FREE_BYTES:
+                message = f"{path} holds strings of {length:,} bytes together; more than {FREE_BYTES:,} are not read"
+                raise InputError(message)
             file.seek(start)
-            if length > FREE_BYTES or walked > 4 * size or not _ends(file.read(length), wide):
+            if walked > 4 * size or not _ends(file.read(length), wide):
                 message = f"{path} is damaged: a heap of its strings does not come to an end; copy it again"
                 raise InputError(message)
 
 
 def _heaps(file: IO[bytes]) -> Iterator[int]:
-    """Where in a file heaps of strings begin."""
-    start, tail = 0, b""
-    while block := file.read(BLOCK):
-        begins, block = start - len(tail), tail + block
-        start, at = file.tell(), block.find(_HEAP)
-        while at >= 0:
-            yield begins + at
-            at = block.find(_HEAP, at + 1)
+    """Where in a file heaps of strings begin; what a sparse file has not stored is passed over."""
+    start = 0
+    while (start := _stored(file, start)) >= 0:
         file.seek(start)
-        tail = block[1 - len(_HEAP) :]
+        block = file.read(BLOCK + len(_HEAP) - 1)  # one that begins in this block may end in the next
+        at = block.find(_HEAP)
+        while at >= 0:
+            yield start + at
+            at = block.find(_HEAP, at + 1)
+        start += BLOCK
+
+
+def _stored(file: IO[bytes], start: int) -> int:
+    """The first byte from `start` on that the disk holds; -1 behind the last one."""
+    if start >= file.seek(0, os.SEEK_END):
+        return -1
+    try:
+        return file.seek(start, os.SEEK_DATA)
+    except (AttributeError, OSError) as error:  # a system or disk that knows no holes; ENXIO: only a hole follows
+        return -1 if getattr(error, "errno", None) == errno.ENXIO else start
 
 
 def _size_of_lengths(file: IO[bytes], size: int) -> int:
     """Bytes of a length in this HDF5 file, as its superblock says; a block of the user's may lie before that."""
-    wide = 0
     for start in (0, *(512 * 2**k for k in range(max(1, size // 512).bit_length()))):
         file.seek(start)
         head = file.read(16)
         if len(head) == 16 and head.startswith(b"\x89HDF\r\n\x1a\n"):
-            wide = head[14] if head[8] < 2 else head[10]
-            break
-    file.seek(0)
-    return wide
+            return head[14] if head[8] < 2 else head[10]
+    return 0
 
 
 def _ends(heap: bytes, wide: int) -> bool:
     """Whether a walk from object to object leaves the heap; its own header is as long as one of an object."""
-    if bytes(wide) not in heap and b"\xff" * (wide - 1) not in heap:
+    if bytes(wide) not in heap and b"\xff" * (wide - 1) not in heap and wide == 8:
         return True  # no length is zero, or so large that the next object is the same one
     head = struct.Struct(f"<H6x{_LENGTH[wide]}")  # number, references, reserved bytes, length
     header = at = head.size + -head.size % 8
     while at + header <= len(heap):
         number, length = head.unpack_from(heap, at)
         step = (header + length + -length % 8 if number else length) % 256**wide  # number 0: what is free, with header
-        if step == 0:
+        if step < header:
             return False
         at += step
     return True
