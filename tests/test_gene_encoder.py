@@ -105,6 +105,18 @@ def test_the_gradient_that_is_written_out_is_autograds(n):
         torch.testing.assert_close(written, autograd)
 
 
+def test_the_likelihood_in_one_go_is_not_taken_in_eight_bits():
+    """Under autocast, and of what a layer under autocast gives: the same as without, but for the rounding of h."""
+    rng = np.random.default_rng(0)
+    counts, h = torch.from_numpy(rng.poisson(3.0, (20, 6)).astype(np.float32)), torch.randn(20, 4).bfloat16()
+    rest = torch.randn(6, 4), torch.randn(6), counts.sum(1, keepdim=True), torch.randn(6)
+    plain = nb_profile_mean(counts, h.float(), *rest)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = nb_profile_mean(counts, h, *rest)
+    assert found.dtype == torch.float32
+    assert found.item() == plain.item()
+
+
 @pytest.mark.parametrize("theta", [1e-3, 0.7, 30.0, 1e6])
 def test_counts_beyond_the_steps_are_counted_too(theta):
     counts = torch.tensor([[0.0, 3], [49, 48], [1300, 47], [60, 1]])

@@ -113,10 +113,7 @@ def test_the_profile_likelihood_is_its_slow_form_for_any_logits(rows, log_theta)
     for dtype, slow in ((torch.float64, True), (torch.float32, False)):
         x, a, n = (v.to(dtype) for v in (counts, logits, library))
         a, t = a.clone().requires_grad_(), torch.tensor(log_theta, dtype=dtype).requires_grad_()
-        same, none = (
-            torch.eye(3, dtype=dtype),
-            torch.zeros(3, dtype=dtype),
-        )  # a layer that changes nothing
+        same, none = torch.eye(3, dtype=dtype), torch.zeros(3, dtype=dtype)  # of a layer that changes nothing
         value = (lk.nb_spot_term(x, n.log() + a.log_softmax(1), t).sum(1).mean() if slow
                  else lk.nb_profile_mean(x, a, same, none, n, t)) * len(x)  # fmt: skip
         values.append([v.detach().double() for v in (value, *torch.autograd.grad(value, (a, t)))])

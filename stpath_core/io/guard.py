@@ -165,7 +165,7 @@ def _size_of_lengths(file: IO[bytes], size: int) -> int:
 
 def _ends(heap: bytes, wide: int) -> bool:
     """Whether a walk from object to object leaves the heap; its own header is as long as one of an object."""
-    if bytes(wide) not in heap and b"\xff" * (wide - 1) not in heap and wide == 8:
+    if bytes(wide) not in heap and b"\xff" * (wide - 1) not in heap:
         return True  # no length is zero, or so large that the next object is the same one
     head = struct.Struct(f"<H6x{_LENGTH[wide]}")  # number, references, reserved bytes, length
     header = at = head.size + -head.size % 8
